@@ -1,0 +1,218 @@
+"""One value of a setting: where it was written, and the readers that turn it into what the gateway
+uses.
+
+Pure: text or a TOML value in, a Python value out, or a `SettingsError` whose text is one clear
+line. Which settings exist is in `settings`; files are read in `settings_file`; service URLs in
+`settings_services`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
+
+Network = IPv4Network | IPv6Network
+
+ENVIRONMENT = "environment"
+
+
+class SettingsError(Exception):
+    """A setting is wrong; the text is one line: where, what is wrong, what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A raw value, the name it was written under, and where: `environment` or `file:line`."""
+
+    name: str
+    raw: object
+    where: str
+
+    def error(self, problem: str, expected: str) -> SettingsError:
+        """A SettingsError that points at this value."""
+        return SettingsError(f"{self.where}: {self.name} {problem}, expected {expected}")
+
+    def wrong(self, expected: str) -> SettingsError:
+        """A SettingsError that shows the value as it was written."""
+        return self.error(f"is {self.raw!r}", expected)
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """`quota` requests in `window_seconds`."""
+
+    quota: int
+    window_seconds: int
+
+
+Reader = Callable[[Value], object]
+
+_WINDOW_SECONDS = {"second": 1, "minute": 60, "hour": 3600}
+_SIZE_FACTORS = {"": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+_SIZE = re.compile(r"([0-9]{1,15})\s*([kmg]ib)?", re.IGNORECASE)
+_RATE = re.compile(r"([0-9]{1,9})(?:/(second|minute|hour))?", re.IGNORECASE)
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+_LEVELS = ("debug", "info", "warning", "error", "critical")
+_WEEK_SECONDS = 7 * 86400
+
+
+def words(value: Value) -> tuple[str, ...]:
+    """A comma-separated text or a list of texts, without blanks and empty parts."""
+    if isinstance(value.raw, str):
+        parts = value.raw.split(",")
+    elif isinstance(value.raw, list) and all(isinstance(part, str) for part in value.raw):
+        parts = value.raw
+    else:
+        raise value.wrong("a text with commas or a list of texts")
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+def text(value: Value) -> str:
+    """Any text that is not empty."""
+    if not isinstance(value.raw, str) or not value.raw.strip():
+        raise value.wrong("a text")
+    return value.raw.strip()
+
+
+def host(value: Value) -> str:
+    """An address to listen on or a name of this machine; IPv6 with or without brackets."""
+    name = text(value)
+    if name.startswith("[") and name.endswith("]"):
+        name = name[1:-1]
+    try:
+        return str(ip_address(name))
+    except ValueError:
+        if _HOST.fullmatch(name):
+            return name
+    raise value.wrong("an address or a name of this machine")
+
+
+def whole(minimum: int, maximum: int) -> Callable[[Value], int]:
+    """A reader of whole numbers from `minimum` to `maximum`."""
+    expected = f"a whole number from {minimum} to {maximum}"
+
+    def read(value: Value) -> int:
+        raw = value.raw
+        if isinstance(raw, str) and re.fullmatch(r"[0-9]{1,15}", raw.strip()):
+            raw = int(raw)
+        if not isinstance(raw, int) or isinstance(raw, bool) or not minimum <= raw <= maximum:
+            raise value.wrong(expected)
+        return raw
+
+    return read
+
+
+def seconds(*, zero: bool = False) -> Callable[[Value], float]:
+    """A reader of durations in seconds, fractions allowed, at most a week."""
+    expected = "seconds, at least 0" if zero else "seconds, more than 0"
+
+    def read(value: Value) -> float:
+        raw = value.raw
+        try:
+            if isinstance(raw, bool) or not isinstance(raw, str | int | float):
+                raise ValueError
+            number = float(raw)
+        except ValueError:
+            raise value.wrong(expected) from None
+        if (
+            not math.isfinite(number)
+            or number < 0
+            or (number == 0 and not zero)
+            or number > _WEEK_SECONDS
+        ):
+            raise value.wrong(expected + " and at most a week")
+        return number
+
+    return read
+
+
+def size_bytes(value: Value) -> int:
+    """Bytes: a whole number, or one with KiB, MiB or GiB."""
+    match = _SIZE.fullmatch(str(value.raw).strip()) if not isinstance(value.raw, bool) else None
+    count = int(match[1]) * _SIZE_FACTORS[(match[2] or "").lower()] if match else 0
+    if count < 1:
+        raise value.wrong("bytes, such as 1048576 or 16MiB")
+    return count
+
+
+def switch(value: Value) -> bool:
+    """true or false."""
+    raw = value.raw.strip().lower() if isinstance(value.raw, str) else value.raw
+    if raw is True or raw in ("true", "on", "yes", "1"):
+        return True
+    if raw is False or raw in ("false", "off", "no", "0"):
+        return False
+    raise value.wrong("true or false")
+
+
+def choice(*allowed: str) -> Callable[[Value], str]:
+    """A reader of one word out of `allowed`; true and false stand for on and off."""
+
+    def read(value: Value) -> str:
+        raw = value.raw
+        if isinstance(raw, bool):
+            raw = "on" if raw else "off"
+        word = str(raw).strip().lower()
+        if word not in allowed:
+            raise value.wrong(" or ".join(allowed))
+        return word
+
+    return read
+
+
+def rate_limit(value: Value) -> RateLimit | None:
+    """`N` (a minute), `N/second`, `N/minute`, `N/hour`, or `off` for no limit."""
+    raw = str(value.raw).strip().lower()
+    if raw == "off" or value.raw is False:
+        return None
+    match = _RATE.fullmatch(raw)
+    if match is None or int(match[1]) < 1:
+        raise value.wrong("N, N/second, N/minute, N/hour or off")
+    return RateLimit(int(match[1]), _WINDOW_SECONDS[match[2] or "minute"])
+
+
+def networks(value: Value) -> tuple[Network, ...]:
+    """Addresses and CIDRs; bits behind the prefix are ignored."""
+    try:
+        return tuple(ip_network(part, strict=False) for part in words(value))
+    except ValueError:
+        raise value.wrong("addresses or CIDRs, such as 10.0.0.0/8") from None
+
+
+def path(value: Value) -> Path:
+    """A path of a file or directory that need not exist."""
+    return Path(text(value)).expanduser()
+
+
+def readable(value: Value) -> Path:
+    """A file that can be read now, relative to the working directory."""
+    file = path(value)
+    try:
+        with file.open("rb"):
+            return file
+    except OSError as error:
+        reason = error.strerror or "unreadable"
+        raise value.error(f"is {file} ({reason})", "a readable file") from None
+
+
+def log_level(value: Value) -> str:
+    """A level, and `logger=level` for single loggers: `info,gateway.edge=debug`."""
+    for part in words(value):
+        if part.rpartition("=")[2].strip().lower() not in _LEVELS:
+            raise value.wrong(
+                "debug, info, warning, error or critical, such as info,gateway.edge=debug"
+            )
+    return ",".join(words(value)).lower()
+
+
+def redis_url(value: Value) -> str:
+    """A Redis address; never shown in an error, since it may hold a password."""
+    url = text(value)
+    if not url.startswith(("redis://", "rediss://", "unix://")):
+        raise value.error("has another scheme", "redis://, rediss:// or unix://")
+    return url
