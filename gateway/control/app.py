@@ -1,0 +1,91 @@
+"""The control application as a whole: its paths, and one shape for all its errors.
+
+The edge hands it requests with fields that it alone sets: X-Request-ID, X-Forwarded-For,
+X-Gateway-Client (the client's address) and X-Gateway-Direct. Here is what holds for every path;
+what a path answers is in the file of its name. Not here: the door itself, admission and access
+records, which the edge does for everything.
+"""
+
+from __future__ import annotations
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from gateway.control import health, metrics, openapi
+from gateway.control.state import STATE, ControlState
+from gateway.errors import ERRORS, Rejection, render
+
+__all__ = ["PATHS", "ControlState", "build_app"]
+
+# What the edge mounts here; everything else is a service's or nobody's.
+PATHS: tuple[str, ...] = (
+    "/health",
+    "/health/live",
+    "/health/ready",
+    "/metrics",
+    "/openapi.json",
+)
+
+_log = structlog.get_logger("gateway.control")
+
+# aiohttp raises by status; where several codes share one, the general one.
+_CODES = {
+    kind.status: kind.code
+    for kind in ERRORS.values()
+    if kind.code not in ("AUTH_FAILED", "JOB_FAILED", "CIRCUIT_BREAKER_OPEN", "OVERLOADED")
+}
+_MESSAGES = {
+    "NOT_FOUND": "Nothing answers at this path.",
+    "METHOD_NOT_ALLOWED": "This path does not take the method {method}; Allow names those it does.",
+    "INTERNAL_ERROR": "The gateway failed at this request; its log says why under the request id.",
+}
+
+
+def build_app(state: ControlState) -> web.Application:
+    """The application over `state`."""
+    app = web.Application(middlewares=[_errors_as_json])
+    app[STATE] = state
+    app.on_response_prepare.append(_finish_headers)
+    app.router.add_get("/health", health.health)
+    app.router.add_get("/health/live", health.live)
+    app.router.add_get("/health/ready", health.ready)
+    app.router.add_route("*", "/metrics", metrics.metrics)
+    app.router.add_get("/openapi.json", openapi.openapi)
+    return app
+
+
+@web.middleware
+async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give every error the contract's shape, whoever raised it."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        general = "BAD_REQUEST" if error.status < 500 else "INTERNAL_ERROR"
+        code = _CODES.get(error.status, general)
+        return _error_response(request, code, allow=error.headers.get("Allow"))
+    except Exception:
+        request_id = request.headers.get("X-Request-ID", "")
+        _log.exception("request_failed", request_id=request_id, path=request.path)
+        return _error_response(request, "INTERNAL_ERROR")
+
+
+def _error_response(request: web.Request, code: str, allow: str | None = None) -> web.Response:
+    message = _MESSAGES.get(code, "The request was refused.").format(method=request.method)
+    rejection = Rejection(code, message)
+    problem = "application/problem+json" in request.headers.get("Accept", "").lower()
+    body, content_type = render(rejection, request.headers.get("X-Request-ID", ""), problem=problem)
+    headers = {"Content-Type": content_type.decode("ascii"), "Cache-Control": "no-store"}
+    if allow is not None:
+        headers["Allow"] = allow
+    return web.Response(body=body, status=rejection.status, headers=headers)
+
+
+async def _finish_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Every answer carries the request id; none says which server software wrote it."""
+    response.headers.popall("Server", None)
+    request_id = request.headers.get("X-Request-ID")
+    if request_id is not None:
+        response.headers["X-Request-ID"] = request_id

@@ -1,0 +1,110 @@
+"""What holds for every path of the control application: errors, methods, fields."""
+
+from __future__ import annotations
+
+import pytest
+import structlog
+from aiohttp import web
+
+from gateway.control.app import PATHS, build_app
+from tests.control.conftest import LOCAL, Client, Connect, Running
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_every_path_answers_get_and_head(client: Client, path: str) -> None:
+    got = await client.get(path, headers={"X-Request-ID": "r-1", **LOCAL})
+    assert got.status == 200
+    assert got.headers["X-Request-ID"] == "r-1"
+    assert got.headers["Cache-Control"] == "no-store"
+    assert "Server" not in got.headers
+    assert await got.read()
+    head = await client.head(path, headers=LOCAL)
+    assert head.status == 200
+    assert head.headers["Content-Type"] == got.headers["Content-Type"]
+    assert await head.read() == b""
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("method", ["POST", "DELETE", "OPTIONS", "PURGE"])
+async def test_another_method_is_405_with_allow(client: Client, path: str, method: str) -> None:
+    answer = await client.request(method, path, headers={"X-Request-ID": "r-2", **LOCAL})
+    assert answer.status == 405
+    assert answer.headers["Allow"].replace(" ", "") == "GET,HEAD"
+    error = (await answer.json())["error"]
+    assert (error["code"], error["request_id"]) == ("METHOD_NOT_ALLOWED", "r-2")
+    assert method in error["message"]
+
+
+async def test_an_unknown_path_is_the_contracts_404(client: Client) -> None:
+    answer = await client.get("/health/nothing", headers={"X-Request-ID": "r-3"})
+    assert answer.status == 404
+    assert answer.content_type == "application/json"
+    assert answer.headers["X-Request-ID"] == "r-3"
+    assert "Server" not in answer.headers
+    assert (await answer.json())["error"]["code"] == "NOT_FOUND"
+
+
+async def test_a_problem_is_told_as_one_on_accept(client: Client) -> None:
+    answer = await client.get("/nothing", headers={"Accept": "Application/Problem+JSON"})
+    assert answer.content_type == "application/problem+json"
+    body = await answer.json()
+    assert (body["status"], body["code"], body["request_id"]) == (404, "NOT_FOUND", "")
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "code"),
+    [
+        (web.HTTPBadRequest(), 400, "BAD_REQUEST"),
+        (web.HTTPUnauthorized(), 401, "UNAUTHORIZED"),
+        (web.HTTPConflict(), 409, "CONFLICT"),
+        (web.HTTPRequestEntityTooLarge(1, 2), 413, "PAYLOAD_TOO_LARGE"),
+        (web.HTTPUnsupportedMediaType(), 400, "BAD_REQUEST"),
+        (web.HTTPServiceUnavailable(), 503, "SERVICE_UNAVAILABLE"),
+        (web.HTTPInsufficientStorage(), 500, "INTERNAL_ERROR"),
+    ],
+)
+async def test_whatever_is_raised_has_the_contracts_shape(
+    running: Running, aiohttp_client: Connect, raised: web.HTTPException, status: int, code: str
+) -> None:
+    async def handler(_request: web.Request) -> web.Response:
+        raise raised
+
+    app = build_app(running.state)
+    app.router.add_get("/raise", handler)
+    answer = await (await aiohttp_client(app)).get("/raise")
+    assert answer.status == status
+    assert (await answer.json())["error"]["code"] == code
+
+
+async def test_a_redirect_is_no_error(running: Running, aiohttp_client: Connect) -> None:
+    async def handler(_request: web.Request) -> web.Response:
+        raise web.HTTPFound("/health")
+
+    app = build_app(running.state)
+    app.router.add_get("/raise", handler)
+    answer = await (await aiohttp_client(app)).get("/raise", allow_redirects=False)
+    assert (answer.status, answer.headers["Location"]) == (302, "/health")
+
+
+async def test_a_failure_of_ours_is_logged_and_tells_nothing(
+    running: Running, aiohttp_client: Connect
+) -> None:
+    def fail() -> list[dict[str, object]]:
+        raise RuntimeError("a secret")
+
+    running.state.services = fail
+    client = await aiohttp_client(build_app(running.state))
+    with structlog.testing.capture_logs() as logged:
+        answer = await client.get("/health", headers={"X-Request-ID": "r-4"})
+    assert answer.status == 500
+    assert "secret" not in await answer.text()
+    assert (await answer.json())["error"]["code"] == "INTERNAL_ERROR"
+    assert logged == [
+        {
+            "event": "request_failed",
+            "log_level": "error",
+            "request_id": "r-4",
+            "path": "/health",
+            "exc_info": True,
+        }
+    ]
