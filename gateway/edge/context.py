@@ -1,0 +1,59 @@
+"""What every connection of the door shares: settings, table, limits, figures, clocks. Built by
+`assemble`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Any
+
+from gateway.edge.deadlines import Deadlines
+from gateway.edge.headers import Ids
+from gateway.edge.reading import HeadLimits
+from gateway.observe.access import AccessLog, Timestamps
+from gateway.observe.metrics import Metrics
+from gateway.policy.ratelimit import RateLimiter
+from gateway.routing.services import Service
+from gateway.routing.table import RouteTable
+from gateway.settings import Settings
+
+if TYPE_CHECKING:
+    from gateway.edge.pool import Pool
+
+
+@dataclass(slots=True, eq=False)
+class EdgeContext:
+    """Shared state; a reload replaces `settings`, `limits`, `table`, `limiter` and `pools`."""
+
+    settings: Settings
+    limits: HeadLimits
+    table: RouteTable[Service]
+    mounted: Service  # the control application, reached in memory
+    limiter: RateLimiter | None
+    pools: dict[str, Pool]  # by the endpoint's key
+    metrics: Metrics
+    access: AccessLog
+    timestamps: Timestamps
+    deadlines: Deadlines
+    ids: Ids
+    via: bytes  # this gateway's pseudonym in Via fields
+    clock: Callable[[], float]  # seconds, monotonic
+    wall: Callable[[], float]  # seconds since 1970
+    log: Any
+    draining: bool = False
+    via_10: bytes = field(init=False)
+    via_11: bytes = field(init=False)
+    _date: tuple[int, bytes] = field(default=(0, b""))
+
+    def __post_init__(self) -> None:
+        self.via_10 = b"Via: 1.0 %b\r\n" % self.via
+        self.via_11 = b"Via: 1.1 %b\r\n" % self.via
+
+    def date(self) -> bytes:
+        """The value of a Date field now (RFC 9110 §6.6.1), made once a second."""
+        second = int(self.wall())
+        if self._date[0] != second:
+            self._date = (second, formatdate(second, usegmt=True).encode("ascii"))
+        return self._date[1]

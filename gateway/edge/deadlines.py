@@ -1,0 +1,120 @@
+"""One coarse timer for every time-out of the door.
+
+`loop.call_later` for each request costs 1 µs (measured); here setting a deadline is an attribute,
+and most of the time nothing else, because an owner that is filed too early is simply filed again
+when its slot comes up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Final, Protocol
+
+TICK_SECONDS: Final = 0.1  # a time-out is late by at most this
+NEVER: Final = math.inf
+
+
+class Timed(Protocol):
+    """Something with one deadline. `filed_tick` belongs to the wheel."""
+
+    deadline: float
+    filed_tick: float
+
+    def expired(self, now: float) -> None:
+        """Called at most once for each deadline set, at or after it."""
+
+
+class Deadlines:
+    """A timer wheel with slots of TICK_SECONDS; it runs only while something is filed."""
+
+    __slots__ = ("_call_later", "_clock", "_now", "_running", "_slots", "_tick")
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        call_later: Callable[[float, Callable[[], None]], object],
+    ) -> None:
+        self._clock = clock
+        self._call_later = call_later
+        self._slots: dict[int, set[Timed]] = {}
+        self._tick = 0
+        self._now = 0.0  # the clock at the last tick while running
+        self._running = False
+
+    def __repr__(self) -> str:
+        return f"<Deadlines filed={sum(map(len, self._slots.values()))}>"
+
+    def set(self, owner: Timed, at: float) -> None:
+        """Let `owner.expired` be called once the clock reads `at`; replaces the deadline before."""
+        owner.deadline = at
+        if at / TICK_SECONDS < owner.filed_tick:
+            self._file(owner)
+
+    def after(self, owner: Timed, seconds: float) -> None:
+        """Let `owner.expired` be called in `seconds`, or up to two ticks later.
+
+        Counts from the last tick: no clock is read for it, as each request sets three of these.
+        """
+        if not self._running:
+            self._run()
+        owner.deadline = at = self._now + seconds + TICK_SECONDS
+        if at / TICK_SECONDS < owner.filed_tick:
+            self._file(owner)
+
+    def clear(self, owner: Timed) -> None:
+        """No deadline for now; cheap, the owner leaves its slot when that comes up."""
+        owner.deadline = NEVER
+
+    def remove(self, owner: Timed) -> None:
+        """Forget an owner that ended, so that nothing keeps it alive."""
+        owner.deadline = NEVER
+        self._unfile(owner)
+
+    def _unfile(self, owner: Timed) -> None:
+        # A slot that is being worked off is no longer among the slots.
+        slot = self._slots.get(int(owner.filed_tick)) if owner.filed_tick != NEVER else None
+        if slot is not None:
+            slot.discard(owner)
+        owner.filed_tick = NEVER
+
+    def _file(self, owner: Timed) -> None:
+        if not self._running:
+            self._run()
+        self._unfile(owner)
+        tick = max(math.ceil(owner.deadline / TICK_SECONDS), self._tick + 1)
+        owner.filed_tick = tick
+        slot = self._slots.get(tick)
+        if slot is None:
+            slot = self._slots[tick] = set()
+        slot.add(owner)
+
+    def _run(self) -> None:
+        self._now = self._clock()
+        self._tick = int(self._now / TICK_SECONDS)
+        self._running = True
+        self._call_later(TICK_SECONDS, self._turn)
+
+    def _turn(self) -> None:
+        self.advance(self._clock())
+        if self._slots:
+            self._call_later(TICK_SECONDS, self._turn)
+        else:
+            self._running = False
+
+    def advance(self, now: float) -> None:
+        """Run what is due at `now`."""
+        self._now = now
+        last, self._tick = self._tick, int(now / TICK_SECONDS)
+        if self._tick - last > len(self._slots):
+            due = sorted(tick for tick in self._slots if tick <= self._tick)
+        else:
+            due = [tick for tick in range(last, self._tick + 1) if tick in self._slots]
+        for tick in due:
+            for owner in self._slots.pop(tick):
+                owner.filed_tick = NEVER
+                if owner.deadline <= now:
+                    owner.deadline = NEVER
+                    owner.expired(now)
+                elif owner.deadline != NEVER:
+                    self._file(owner)
