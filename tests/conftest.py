@@ -1,0 +1,16 @@
+"""Fixtures for every test: asynchronous tests run on uvloop, as the gateway does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import pytest
+import uvloop
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The one loop that tests run on."""
+    return {"uvloop": uvloop.new_event_loop}
