@@ -73,6 +73,9 @@ class Gateway:
         self._server = EdgeServer(self._context)
         self._runner = web.ServerRunner(self._server, shutdown_timeout=settings.drain_seconds)
         self._sockets: list[socket.socket] = []
+        self._spares: list[socket.socket] = []  # the same, to accept the last from at a drain
+        self._hurry = asyncio.Event()
+        self._stopped = asyncio.Event()
         self._lag: asyncio.Task[None] | None = None
         self._retired: list[Pool] = []
 
@@ -101,6 +104,7 @@ class Gateway:
             self._writer.close()
             self._restore_log()
             raise
+        self._spares = [listener.dup() for listener in self._sockets]
         await self._control.setup()
         control = self._control.server
         if control is None:  # pragma: no cover - setup made it
@@ -130,13 +134,22 @@ class Gateway:
         )
 
     async def drain(self, *, grace: bool) -> None:
-        """Stop without failing a request: not ready at once, accepting for the grace."""
+        """Stop without failing a request: not ready at once, accepting for the grace.
+
+        Called again it waits for the first to end; without `grace` it ends that one's.
+        """
+        if not grace:
+            self._hurry.set()
+        if self._state in ("draining", "stopped"):
+            await self._stopped.wait()
+            return
         self._state = "draining"
         self._context.draining = True
         self._log.info("draining", connections=len(self._server.connections), grace=grace)
-        if grace:
-            await asyncio.sleep(self._settings.drain_grace_seconds)
-        await accept_queued(self._sockets)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.drain_grace_seconds):
+                await self._hurry.wait()
+        await self._close_listeners()
         await self._runner.cleanup()
         for pool in [*self._context.pools.values(), *self._retired]:
             pool.close()
@@ -145,12 +158,28 @@ class Gateway:
             self._lag.cancel()
             with suppress(asyncio.CancelledError):
                 await self._lag
-        for listener in self._sockets:
-            listener.close()
         self._log.info("stopped")
         self._state = "stopped"
         self._writer.close()
         self._restore_log()
+        self._stopped.set()
+
+    async def _close_listeners(self) -> None:
+        for site in self._runner.sites:
+            await site.stop()
+        last = [connection for spare in self._spares for connection in accept_queued(spare)]
+        timeout = self._settings.drain_seconds or None if self._tls is not None else None
+        await asyncio.gather(
+            *(
+                self._loop.connect_accepted_socket(
+                    self._server, connection, ssl=self._tls, ssl_handshake_timeout=timeout
+                )
+                for connection in last
+            ),
+            return_exceptions=True,  # a handshake that fails is its client's
+        )
+        for listener in self._sockets:
+            listener.close()
 
     def reload(self, settings: Settings) -> None:
         """Take new settings; requests in flight keep what they have, equal endpoints their

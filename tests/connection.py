@@ -189,7 +189,9 @@ class Wire(asyncio.Protocol):
         return data
 
     def send(self, *data: bytes) -> None:
-        """Writes without waiting."""
+        """Writes without waiting; raises WireClosedError when the connection is gone."""
+        if self.lost:
+            raise WireClosedError(self.how_ended)
         self.transport.writelines(data)
 
     async def flush(self, seconds: float = PATIENCE_SECONDS) -> None:
@@ -203,8 +205,8 @@ class Wire(asyncio.Protocol):
         """Writes `data` up to that many times, each when the last was taken; returns how many bytes
         went before the other side stopped taking more (it stalled, or the connection ended)."""
         for sent in range(times):
-            self.send(data)
             try:
+                self.send(data)
                 await self.flush(stalled_after_seconds)
             except (TimeoutError, WireClosedError):
                 return sent * len(data)

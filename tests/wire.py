@@ -197,7 +197,7 @@ class ScriptedUpstream:
                 await link.request()
                 if (data := next(self._canned, None)) is not None:
                     link.send(data)
-        except WireClosedError:
+        except ConnectionError:
             link.transport.close()
         except Exception as error:
             self.errors.append(error)
@@ -286,10 +286,11 @@ def load_settings(directory: Path, config: str = "", port: int = 0, **environ: o
 
 @contextlib.asynccontextmanager
 async def start_gateway(
-    config: str = "", *, port: int = 0, **environ: object
+    config: str = "", *, port: int = 0, log_fd: int = -1, **environ: object
 ) -> AsyncIterator[RunningGateway]:
     """A gateway in this loop on a port of its own, set by names of the contract; no rate limit.
 
+    The log goes to a file that the test can read, unless it brings a descriptor of its own.
     When it has gone, no exception may have reached the loop: it would have escaped a callback.
     """
     from gateway.assemble import build_server
@@ -298,11 +299,11 @@ async def start_gateway(
     with tempfile.TemporaryDirectory() as name:
         settings = load_settings(Path(name), config, port, **environ)
         log = Path(name) / "log"
-        log_fd = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+        file_fd = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
         running = RunningGateway(None, settings, log)
         loop.set_exception_handler(lambda _, context: running.loop_errors.append(context))
         try:
-            running.gateway = await build_server(settings, log_fd=log_fd)
+            running.gateway = await build_server(settings, log_fd=file_fd if log_fd < 0 else log_fd)
             await running.gateway.start()
             running.address = running.gateway.address
             try:
@@ -314,7 +315,7 @@ async def start_gateway(
             assert not running.loop_errors, running.loop_errors
         finally:
             loop.set_exception_handler(None)
-            os.close(log_fd)
+            os.close(file_fd)
 
 
 @contextlib.asynccontextmanager

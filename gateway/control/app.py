@@ -78,6 +78,7 @@ def _error_response(request: web.Request, code: str, allow: str | None = None) -
     problem = "application/problem+json" in request.headers.get("Accept", "").lower()
     body, content_type = render(rejection, request.headers.get("X-Request-ID", ""), problem=problem)
     headers = {"Content-Type": content_type.decode("ascii"), "Cache-Control": "no-store"}
+    headers["X-Gateway-Error"] = code  # for the access record: the door takes it off
     if allow is not None:
         headers["Allow"] = allow
     return web.Response(body=body, status=rejection.status, headers=headers)

@@ -34,6 +34,8 @@ HALF_CLOSE_SECONDS: Final = 0.5
 # After an answer that ends the connection, unread bytes are read and dropped for so long: closing
 # on them would send a reset that destroys the answer on its way (RFC 9112 §9.6).
 LINGER_SECONDS: Final = 2.0
+# How long a connection without any request yet is kept when a drain closes the idle ones.
+FIRST_REQUEST_SECONDS: Final = 0.5
 # How often, and after which grace, the rate of a request body is looked at.
 BODY_CHECK_SECONDS: Final = 5.0
 
@@ -338,9 +340,14 @@ class ClientConnection(asyncio.Protocol):
     # Ending
 
     def close_idle(self) -> None:
-        """Close if nothing is under way (a drain asks)."""
-        if self.idle:
+        """Close if nothing is under way (a drain asks).
+
+        One that was accepted a moment ago has a request on its way: it gets the time to be read.
+        """
+        if self.idle and self._forwarding:
             self._close()
+        elif self.idle:
+            self._set_deadline(FIRST_REQUEST_SECONDS)
 
     def stop(self) -> None:
         """End at once."""

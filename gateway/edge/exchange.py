@@ -113,7 +113,7 @@ class Exchange:
             head.tracestate = (
                 None  # it belongs to the trace that was not taken (W3C Trace Context §3.3)
             )
-            parent = ids.traceparent()
+            parent = ids.traceparent(None if given else self.request_id).encode("ascii")
         self.traceparent = parent
 
     def connected(self, upstream: UpstreamConnection) -> None:
@@ -258,6 +258,8 @@ class Exchange:
             settings.stream_idle_timeout if head.is_event_stream else settings.idle_timeout
         )
         upstream.keep_alive_seconds = head.keep_alive_seconds
+        if service is self.context.mounted:
+            self.error_code = head.error_code
         limit_lines = self.limit_lines
         pieces, self._framing = m.response_pieces(line, head, self.head, limited=limit_lines != b"")
         if not head.has_date:

@@ -39,6 +39,7 @@ KEEP_ALIVE: Final = 18
 LIMIT: Final = 19  # the rate-limit families: the gateway's win where it limits
 DATE: Final = 20
 CONTENT_TYPE: Final = 21
+ERROR_CODE: Final = 22  # from the control application to the record; never to a client
 
 _REQUEST_KINDS: Final = {
     b"keep-alive": DROP,
@@ -87,6 +88,7 @@ _RESPONSE_KINDS: Final = {
     b"trailer": TRAILER,
     b"date": DATE,
     b"content-type": CONTENT_TYPE,
+    b"x-gateway-error": ERROR_CODE,
     b"x-ratelimit-limit": LIMIT,
     b"x-ratelimit-remaining": LIMIT,
     b"x-ratelimit-reset": LIMIT,
@@ -105,6 +107,7 @@ _NEVER_TRAILERS: Final = frozenset(
 
 _ODD_IN_NAME: Final = re.compile(rb"[^a-z0-9]")
 _TOKEN_LIST: Final = re.compile(rb"[\s,]+")
+_FOR: Final = re.compile(r'(?:^|[;,])\s*for=(?:"([^"]*)"|([^;,\s]+))', re.IGNORECASE)
 _VISIBLE: Final = re.compile(rb"[\x21-\x7e]{1,128}").fullmatch
 _TRACEPARENT: Final = re.compile(
     rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
@@ -218,11 +221,15 @@ class Ids:
         digits = self._draw(19)
         return f"{self._stamp}{digits[:3]}-{_VARIANT[digits[3]]}{digits[4:7]}-{digits[7:]}"
 
-    def traceparent(self) -> bytes:
-        """A new trace with a new parent, sampling left to the back end (flags 00)."""
-        digits = self._draw(46)
-        # A leading 1 keeps both ids from being all zeros, which the standard forbids.
-        return f"00-1{digits[:31]}-1{digits[31:]}-00".encode("ascii")
+    def traceparent(self, made_id: str | None) -> str:
+        """A new trace with a new parent, sampling left to the back end (flags 00).
+
+        The trace's id is the digits of a request id made here, so that whoever holds one has the
+        other; where the client chose its request id (None) the trace's is drawn. A leading 1 keeps
+        a drawn id from being all zeros, which the standard forbids.
+        """
+        trace = "1" + self._draw(31) if made_id is None else made_id.replace("-", "")
+        return f"00-{trace}-1{self._draw(15)}-00"
 
 
 def forwarding_lines(
@@ -267,11 +274,26 @@ def forwarding_lines(
 
 
 def forwarded_for(inherited: list[Field]) -> list[str]:
-    """The addresses that the X-Forwarded-For fields name, left to right (the client first)."""
+    """The addresses of the forwarding chain, left to right (the client first).
+
+    X-Forwarded-For where it is present, else the `for=` of Forwarded (RFC 7239 §5.2). What is no
+    address (`unknown`, an obfuscated name) is kept as it is: whoever reads the list stops there.
+    """
+    values = _values(inherited, b"x-forwarded-for")
+    if values:
+        return [address.strip() for address in ",".join(values).split(",") if address.strip()]
     return [
-        address.strip()
-        for name, value in inherited
-        if name.lower() == b"x-forwarded-for"
-        for address in value.decode("latin-1").split(",")
-        if address.strip()
+        _node_address(match.group(1) or match.group(2))
+        for match in _FOR.finditer(",".join(_values(inherited, b"forwarded")))
     ]
+
+
+def _values(fields: list[Field], name: bytes) -> list[str]:
+    return [value.decode("latin-1") for key, value in fields if key.lower() == name]
+
+
+def _node_address(node: str) -> str:
+    """A node of Forwarded without its port and brackets (RFC 7239 §6)."""
+    if node.startswith("["):
+        return node[1:].partition("]")[0]
+    return node.partition(":")[0]

@@ -4,8 +4,6 @@ is empty.
 
 from __future__ import annotations
 
-import asyncio
-import select
 import socket
 import ssl
 from pathlib import Path
@@ -47,19 +45,24 @@ def open_sockets(host: str, port: int, *, share_port: bool) -> list[socket.socke
     return sockets
 
 
-async def accept_queued(sockets: list[socket.socket], *, turns: int = 200) -> None:
-    """Let the loop accept what the kernel has queued, so that closing resets nobody; at most
-    `turns` turns.
+def accept_queued(listener: socket.socket) -> list[socket.socket]:
+    """Take what the kernel has queued and close `listener` in the same breath, so that closing
+    resets nobody who was let in.
 
-    Returns in the loop turn in which the queues were seen empty: close the sockets at once.
+    For a duplicate of a listening socket, after the loop has closed its own: the loop closes a turn
+    later than it accepts last, and whoever connects in between would be reset.
     """
-    poll = select.poll()
-    for listener in sockets:
-        poll.register(listener, select.POLLIN)
-    for _ in range(turns):
-        if not poll.poll(0):
-            return
-        await asyncio.sleep(0)
+    accepted: list[socket.socket] = []
+    try:
+        while True:
+            connection, _ = listener.accept()
+            connection.setblocking(False)
+            accepted.append(connection)
+    except BlockingIOError:
+        pass
+    finally:
+        listener.close()
+    return accepted
 
 
 def tls_context(cert: Path, key: Path, min_version: str) -> ssl.SSLContext:

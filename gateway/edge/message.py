@@ -89,6 +89,7 @@ class ResponseHead:
     upgrade: bytes | None = None
     trailer: bytes | None = None
     limits: list[h.Field] | None = None
+    error_code: str | None = None  # believed from the control application alone
 
     def __init__(self, status: int, reason: bytes, fields: list[h.Field]) -> None:
         self.status = status
@@ -250,6 +251,8 @@ def read_response(
             head.upgrade = value
         elif kind == h.TRAILER:
             head.trailer = value
+        elif kind == h.ERROR_CODE:
+            head.error_code = value.decode("latin-1")
         elif kind == h.LIMIT:
             head.limits = [*(head.limits or ()), (name, value)]
     if head.chunked and head.counted is not None:

@@ -47,13 +47,16 @@ class RequestReader:
         # A head that is smaller than each limit breaks none.
         self._unchecked_bytes = min(limits.header_line_bytes, limits.headers_bytes)
         self._parser: httptools.HttpRequestParser | None = None
+        self.trailers: list[h.Field] = []
         self.rest()
 
     def rest(self) -> None:
         """Forget the ended message; the next may begin."""
+        if self.trailers:
+            self._parser = None  # it has taken a `Connection: close` among them for its own
         self.head: m.RequestHead | None = None
         self.body: list[bytes] = []
-        self.trailers: list[h.Field] = []
+        self.trailers = []
         self.complete = False
         self.failure: Rejection | None = None
         self._fields: list[h.Field] = []
@@ -110,9 +113,8 @@ class RequestReader:
 
     def _feed_head(self, data: bytes) -> bytes:
         if not self._head_bytes and data[0] in b"\r\n":
-            data = data.lstrip(
-                b"\r\n"
-            )  # empty lines before a request line are skipped (RFC 9112 §2.2)
+            # Empty lines before a request line are skipped (RFC 9112 §2.2).
+            data = data.lstrip(b"\r\n")
             if not data:
                 return data
         end = self._boundary(data)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
 import re
 from typing import Any
 
@@ -17,9 +20,11 @@ from tests.wire import (
     proxied,
     request,
     start_gateway,
+    turn,
 )
 
 GET = b"GET /api/v1/svc/x"
+DROPPED = re.compile(rb"^gateway_log_records_dropped_total (\S+)", re.MULTILINE)
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 RECORD_FIELDS = set(
     re.findall(
@@ -223,6 +228,34 @@ async def test_a_sampled_log_holds_every_failure() -> None:
         records = gateway.access_records()
         assert len([r for r in records if r["status"] == 404]) == 20
         assert len(records) <= 22
+
+
+async def test_a_log_that_nobody_reads_does_not_stop_the_gateway_and_its_losses_are_counted() -> (
+    None
+):
+    read_end, write_end = os.pipe()
+    try:
+        async with (
+            start_gateway(log_fd=write_end) as gateway,
+            gateway.connect() as client,
+        ):
+            for _ in range(40):
+                client.send(request(b"GET /nowhere/" + b"x" * 7500) * 20)
+                for _ in range(20):
+                    assert (await client.response()).status == 404
+            lost = re.search(DROPPED, await metrics_of(gateway))
+            assert lost
+            assert float(lost[1]) > 0
+            os.set_blocking(read_end, False)
+            task = asyncio.create_task(gateway.drain(grace=False))
+            while not task.done():
+                with contextlib.suppress(BlockingIOError):
+                    os.read(read_end, 1 << 20)
+                await turn()
+            await task
+    finally:
+        os.close(read_end)
+        os.close(write_end)
 
 
 async def test_the_log_is_complete_when_the_gateway_has_gone() -> None:

@@ -147,7 +147,7 @@ async def test_waiting_pipelined_bytes_are_bounded() -> None:
         await upstream.received_requests(1)
         offered = len(flood) * 600
         assert await client.push(flood, 600) < offered / 2
-        client.close()
+        client.reset()
         await upstream.links[0].closed()
 
 

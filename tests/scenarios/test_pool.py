@@ -122,7 +122,8 @@ def breaks_on_reuse(how: str, fresh_too: bool = False, said: bytes = b"") -> obj
         first = link.upstream.links[0] is link
         message = await link.request()
         if first or not fresh_too:
-            link.send(answer(message.target))
+            reply = answer(message.target)
+            link.send(reply[: -len(message.target)] if message.method == b"HEAD" else reply)
             message = await link.request()
         if said:
             link.send(said)

@@ -272,7 +272,7 @@ async def test_a_chunked_body_over_the_limit_is_413_and_never_complete_upstream(
         await client.closed()
         for link in upstream.links:
             await link.closed()
-            assert not bytes(link.received).endswith(b"0\r\n\r\n")
+            assert not bytes(link.received).endswith(b"\r\n0\r\n\r\n")
         assert complete_requests(upstream) == []
 
 
@@ -302,7 +302,17 @@ async def test_a_malformed_chunk_is_400_and_never_a_complete_request_upstream(bo
         for link in upstream.links:
             await link.closed()
             assert b"smuggled" not in link.received
-            assert not bytes(link.received).endswith(b"0\r\n\r\n")
+            assert not bytes(link.received).endswith(b"\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize("line", [b"X-T: " + b"t" * 6000 + b"\r\n", b"t" * 6000])
+async def test_trailers_are_limited_like_fields(line: bytes) -> None:
+    async with proxied() as (gateway, upstream), gateway.connect() as client:
+        client.send(post(b"Transfer-Encoding: chunked", body=b"1\r\na\r\n0\r\nX-A: "))
+        await client.push(line, 200)
+        assert_error(await client.response(), 431, "HEADERS_TOO_LARGE")
+        await client.closed()
+        assert b"\r\n0\r\n" not in upstream.links[0].received
 
 
 @pytest.mark.parametrize("target", [b"gateway.test:443", b"/api/v1/svc/x"])

@@ -12,6 +12,7 @@ from tests.wire import (
     ScriptedUpstream,
     answer,
     assert_error,
+    eventually,
     load_settings,
     proxied,
     request,
@@ -94,6 +95,12 @@ async def test_services_limits_what_registers() -> None:
     ):
         assert (await gateway.ask(request(b"GET /api/v1/a/x"))).status == 200
         assert_error(await gateway.ask(request(b"GET /api/v1/b/x")), 404, "NOT_FOUND")
+
+
+async def test_each_name_registered_is_said_at_start() -> None:
+    environ = {"ORDERS_URL": "http://127.0.0.1:9", "STOCK_URL": "http://127.0.0.1:9"}
+    async with start_gateway(**environ) as gateway:
+        await eventually(lambda: all(name in str(gateway.log()) for name in ("orders", "stock")))
 
 
 async def test_a_service_that_is_not_exposed_is_404() -> None:
