@@ -61,8 +61,9 @@ class Gateway:
         self._metrics = Metrics(__version__)
         self._metrics.log_records_dropped(lambda: self._writer.dropped)
         self._metrics.upstream_connections(self._connection_figures)
+        self._asked = self._control_state()
         self._control = web.AppRunner(
-            build_app(self._control_state()),
+            build_app(self._asked),
             access_log=None,
             # The door has checked sizes before it added fields of its own.
             max_line_size=settings.max_request_line_bytes + 1024,
@@ -203,27 +204,25 @@ class Gateway:
         ):
             context.limiter = _limiter(settings)
         services = self._services(settings)
-        unchanged = (
-            settings.services == before.services and settings.upstream_ca == before.upstream_ca
-        )
-        if not unchanged:
-            self._replace_pools(services, settings)
+        self._replace_pools(services, settings, same_ca=settings.upstream_ca == before.upstream_ca)
+        self._asked.settings = settings
         context.table = RouteTable(exposed(services), PATHS)
         self._log.info("reloaded", services=[service.name for service in services])
 
-    def _replace_pools(self, services: list[Service], settings: Settings) -> None:
+    def _replace_pools(self, services: list[Service], settings: Settings, *, same_ca: bool) -> None:
         pools = self._context.pools
         mounted = self._context.mounted.endpoints[0].key
         fresh = self._pools(services, settings)
         fresh[mounted] = pools[mounted]
         for key, pool in pools.items():
             kept = fresh.get(key)
-            if kept is not None and kept.limits == pool.limits:
+            same_peer = same_ca or pool.endpoint.url.scheme == "http"
+            if kept is not None and kept.limits == pool.limits and same_peer:
                 fresh[key] = pool
             elif kept is not pool:
-                pool.close()
+                pool.retire()
                 self._retired.append(pool)
-        self._retired = [pool for pool in self._retired if pool.active]
+        self._retired = [pool for pool in self._retired if pool.active or pool.waiting]
         self._context.pools = fresh
 
     # Building

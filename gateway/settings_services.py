@@ -130,6 +130,10 @@ def _endpoint(match: re.Match[str]) -> EndpointUrl | None:
     if not 1 <= port <= 65535 or dots:
         return None
     if match["v6"] is None:
+        try:
+            match["host"].encode("idna")  # an empty or overlong label is no host name
+        except UnicodeError:
+            return None
         return EndpointUrl(scheme, match["host"].lower(), port, path)
     try:
         return EndpointUrl(scheme, str(IPv6Address(match["v6"])), port, path)

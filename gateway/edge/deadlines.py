@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable
 from typing import Final, Protocol
 
+import structlog
+
 TICK_SECONDS: Final = 0.1  # a time-out is late by at most this
 NEVER: Final = math.inf
 
@@ -102,6 +104,13 @@ class Deadlines:
         else:
             self._running = False
 
+    @staticmethod
+    def _expire(owner: Timed, now: float) -> None:
+        try:
+            owner.expired(now)
+        except Exception:  # a bug of one owner must not stop the time of all others
+            structlog.get_logger("gateway.edge").exception("edge.bug", owner=repr(owner))
+
     def advance(self, now: float) -> None:
         """Run what is due at `now`."""
         self._now = now
@@ -115,6 +124,6 @@ class Deadlines:
                 owner.filed_tick = NEVER
                 if owner.deadline <= now:
                     owner.deadline = NEVER
-                    owner.expired(now)
+                    self._expire(owner, now)
                 elif owner.deadline != NEVER:
                     self._file(owner)

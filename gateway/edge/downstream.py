@@ -12,7 +12,7 @@ import select
 import socket
 import struct
 from enum import Enum
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 from gateway.edge import message as m
 from gateway.edge.admission import Peer
@@ -21,11 +21,8 @@ from gateway.edge.deadlines import NEVER
 from gateway.edge.exchange import Exchange
 from gateway.edge.headers import forwarding_lines
 from gateway.edge.reading import RequestReader
+from gateway.edge.roles import OpenTunnel, Server
 from gateway.errors import Rejection
-
-if TYPE_CHECKING:
-    from gateway.edge.server import EdgeServer
-    from gateway.edge.tunnel import Tunnel
 
 # After a client's FIN in the middle of an exchange: a client that closed answers our bytes with a
 # reset, one that only finished sending (`printf … | nc`) does not. When nothing is written for this
@@ -70,7 +67,7 @@ class ClientConnection(asyncio.Protocol):
         "context", "deadline", "exchange", "filed_tick", "paused", "peer",
     )  # fmt: skip
 
-    def __init__(self, server: EdgeServer) -> None:
+    def __init__(self, server: Server) -> None:
         self._server = server
         self.context: EdgeContext = server.context
         self._reader = RequestReader(self.context.limits)
@@ -88,7 +85,7 @@ class ClientConnection(asyncio.Protocol):
         self._body_seen = 0  # body bytes at the last look at their rate
         self._forwarding = b""
         self._forwarding_host: bytes | None = b"\x00"  # no host is this one
-        self._tunnel: Tunnel | None = None
+        self._tunnel: OpenTunnel | None = None
 
     def __repr__(self) -> str:
         return f"<ClientConnection {self._state.value} {self._reader!r} exchange={self.exchange}>"
@@ -117,7 +114,7 @@ class ClientConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a request, or of one behind it."""
-        if self._state is READING:
+        if self._state is READING and not self._held and not self.paused:
             try:
                 self._read(data)
             except (
@@ -125,15 +122,17 @@ class ClientConnection(asyncio.Protocol):
             ):  # a bug must cost one connection, not the process; logged with its trace
                 self.context.log.exception("edge.bug", connection=repr(self))
                 self._answer_bug()
-        elif self._state is WAITING:
+        elif self._state in (READING, WAITING):
             self._keep_for_later(data)
 
     def eof_received(self) -> bool:
         """The client is done sending; True keeps the transport for the answer."""
-        if self._state is not WAITING or self.peer.scheme == "https":
+        waits = self._state is WAITING or (self._state is READING and bool(self._held))
+        if not waits or self.peer.scheme == "https":
             return False
         self._eof = True
-        self._set_deadline(HALF_CLOSE_SECONDS)
+        if not self.paused:
+            self._set_deadline(HALF_CLOSE_SECONDS)
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -162,13 +161,15 @@ class ClientConnection(asyncio.Protocol):
                 self._set_deadline(HALF_CLOSE_SECONDS)
         if self.exchange is not None:
             self.exchange.client_paused(False)
+        elif self._state is READING:
+            self._resume_held()
 
     # Reading
 
     def _read(self, data: bytes) -> None:
         reader = self._reader
-        while data and self._state is READING:
-            rest = reader.feed(data)
+        while data and self._state is READING and not self.paused:
+            self._held = reader.feed(data)
             exchange = self.exchange
             if exchange is None:
                 if reader.failure is not None:
@@ -184,8 +185,8 @@ class ClientConnection(asyncio.Protocol):
                 exchange.reject(reader.failure)
             else:
                 self._pass_body(exchange)
-            data = rest
-        if data and self._state is WAITING:
+            data, self._held = self._held, b""
+        if data and self._state in (READING, WAITING):
             self._keep_for_later(data)
 
     def _keep_for_later(self, data: bytes) -> None:
@@ -193,8 +194,9 @@ class ClientConnection(asyncio.Protocol):
         self._held += data
         if len(self._held) > PIPELINE_BYTES:
             self._hold(_HOLD_PIPELINE, True)
-            # A socket that is not read tells nothing of a client that left.
-            self._set_deadline(HALF_CLOSE_SECONDS)
+            if not self.paused:
+                # A socket that is not read tells nothing of a client that left.
+                self._set_deadline(HALF_CLOSE_SECONDS)
 
     def _begin(self, head: m.RequestHead) -> None:
         exchange = self.exchange = Exchange(self, head, self.context.clock())
@@ -248,7 +250,7 @@ class ClientConnection(asyncio.Protocol):
                 self._transport.resume_reading()
 
     def _resume_held(self) -> None:
-        if self._state is READING and self._held:
+        if self._state is READING and self._held and not self.paused:
             data, self._held = self._held, b""
             self.data_received(data)
         if not self._held:
@@ -298,8 +300,10 @@ class ClientConnection(asyncio.Protocol):
         if keep and not self._eof and (self._held or not self._server.closing):
             reader.rest()
             self._state = READING
-            context = self.context
-            context.deadlines.after(self, context.settings.keepalive_timeout)
+            settings = self.context.settings
+            # Until what was answered is taken, the next request waits: it would have no bound.
+            seconds = settings.idle_timeout if self.paused else settings.keepalive_timeout
+            self.context.deadlines.after(self, seconds)
             if self._holds:
                 self._hold(_HOLD_UPLOAD, False)
             if self._held:
@@ -329,7 +333,7 @@ class ClientConnection(asyncio.Protocol):
             self._server.tunnels.discard(self._tunnel)
         self._server.closed(self)
 
-    def add_tunnel(self, tunnel: Tunnel) -> None:
+    def add_tunnel(self, tunnel: OpenTunnel) -> None:
         """Remember the tunnel and pass it what came early."""
         self._tunnel = tunnel
         self._server.tunnels.add(tunnel)
@@ -356,12 +360,14 @@ class ClientConnection(asyncio.Protocol):
 
     def _close(self) -> None:
         self._state = CLOSING
+        self._stalled_bytes = 0
         # A client that takes nothing would keep the buffer for ever.
         self._set_deadline(self.context.settings.idle_timeout)
         self._transport.close()
 
     def _linger(self) -> None:
         self._state = LINGERING
+        self._stalled_bytes = 0
         self._held = b""
         self._set_deadline(LINGER_SECONDS)
         if self._transport.is_closing():
@@ -382,22 +388,24 @@ class ClientConnection(asyncio.Protocol):
 
     def expired(self, now: float) -> None:
         """A time limit passed; which one, the state says."""
-        if self._state is READING:
+        if self.paused or self._state not in (READING, WAITING):
+            self._check_taken()
+        elif self._state is READING:
             self._reading_expired()
-        elif self._state is not WAITING:
-            self._transport.abort()
-        elif self.paused:
-            size = self._transport.get_write_buffer_size()
-            if size == self._stalled_bytes:
-                self._abort("the client took nothing of the response")
-            else:
-                self._stalled_bytes = size
-                self._set_deadline(self.context.settings.idle_timeout)
         elif self._wrote or not self._has_left():
             self._wrote = False
             self._set_deadline(HALF_CLOSE_SECONDS)
         else:
             self._abort("the client closed the connection")
+
+    def _check_taken(self) -> None:
+        """Go on while the client takes something of what waits for it; else that was the end."""
+        size = self._transport.get_write_buffer_size()
+        if size and size != self._stalled_bytes:
+            self._stalled_bytes = size
+            self._set_deadline(self.context.settings.idle_timeout)
+        else:
+            self._abort("the client took nothing of the response")
 
     def _has_left(self) -> bool:
         """Whether the client has sent its FIN, also one that lies behind bytes not yet read."""
@@ -416,8 +424,6 @@ class ClientConnection(asyncio.Protocol):
             self._refuse(
                 Rejection("REQUEST_TIMEOUT", f"no whole head within {seconds:g} s", close=True)
             )
-        elif self.paused:
-            self._abort("the client took nothing of the response")
         else:
             self._check_body_rate(exchange)
 
@@ -427,7 +433,8 @@ class ClientConnection(asyncio.Protocol):
         if self._holds and self._has_left():
             self._abort("the client closed the connection")
             return
-        if not self._holds and exchange.bytes_in - self._body_seen < rate * BODY_CHECK_SECONDS:
+        late = exchange.bytes_in - self._body_seen < rate * BODY_CHECK_SECONDS
+        if late and not self._holds and not exchange.awaits_continue:
             message = f"the body came slower than {rate} bytes a second"
             exchange.reject(Rejection("REQUEST_TIMEOUT", message, close=True))
             return

@@ -135,7 +135,7 @@ class Exchange:
         upstream.transport.write(b"".join(pieces))
         if not self.request_complete:
             self.client.hold_upload(False)
-        elif self.service is not None:
+        if (self.request_complete or self.awaits_continue) and self.service is not None:
             self.context.deadlines.after(upstream, self.service.settings.head_timeout)
 
     def _added_lines(self) -> bytes:
@@ -184,10 +184,17 @@ class Exchange:
                 self.client.hold_upload(True)
             return
         if framed:
+            if not complete and self.head.expects_continue:
+                self.context.deadlines.clear(upstream)  # it waits for us now
             self._remember(framed)
             upstream.transport.write(framed[0] if len(framed) == 1 else b"".join(framed))
         if complete:
             self._await_head(upstream)
+
+    @property
+    def awaits_continue(self) -> bool:
+        """Whether the client waits for a 100 before it sends the body (RFC 9110 §10.1.1)."""
+        return self.head.expects_continue and not self.bytes_in and not self._interim_sent
 
     def _remember(self, framed: list[bytes]) -> None:
         self._sent_bytes += sum(map(len, framed))
@@ -338,11 +345,11 @@ class Exchange:
         retry_after = 1 if reason.code in ("OVERLOADED", "SERVICE_UNAVAILABLE") else None
         self.reject(Rejection(reason.code, reason.message, retry_after))
 
-    def upstream_lost(self, upstream: UpstreamConnection) -> None:
-        """The upstream's connection ended."""
+    def upstream_lost(self, upstream: UpstreamConnection, *, clean: bool) -> None:
+        """The upstream's connection ended; `clean`: by a FIN, not by a reset."""
         reader = upstream.reader
         if self.status:
-            if reader.by_close:
+            if reader.by_close and clean:
                 self._end_response(reader, [])
             else:
                 self._truncate("the upstream broke off in the middle of the response")
@@ -401,12 +408,13 @@ class Exchange:
         upstream = self.upstream
         if upstream is None or upstream.transport.is_closing():
             return
+        upstream.hold_reading(paused)
         if paused:
-            upstream.transport.pause_reading()
             self.context.deadlines.clear(upstream)  # its silence is ours
-        else:
-            upstream.transport.resume_reading()
+        elif self.status:
             self.context.deadlines.after(upstream, self._idle_timeout)
+        elif self.request_complete:
+            self._await_head(upstream)
 
     def client_gone(self, reason: str) -> None:
         """The client left: the upstream is let go at once."""

@@ -107,7 +107,7 @@ _NEVER_TRAILERS: Final = frozenset(
 
 _ODD_IN_NAME: Final = re.compile(rb"[^a-z0-9]")
 _TOKEN_LIST: Final = re.compile(rb"[\s,]+")
-_FOR: Final = re.compile(r'(?:^|[;,])\s*for=(?:"([^"]*)"|([^;,\s]+))', re.IGNORECASE)
+_FORWARDED_PAIR: Final = re.compile(r'([\w!#$%&\'*+.^`|~-]+)=(?:"((?:[^"\\]|\\.)*)"|([^;,\s"]+))')
 _VISIBLE: Final = re.compile(rb"[\x21-\x7e]{1,128}").fullmatch
 _TRACEPARENT: Final = re.compile(
     rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
@@ -283,8 +283,11 @@ def forwarded_for(inherited: list[Field]) -> list[str]:
     if values:
         return [address.strip() for address in ",".join(values).split(",") if address.strip()]
     return [
-        _node_address(match.group(1) or match.group(2))
-        for match in _FOR.finditer(",".join(_values(inherited, b"forwarded")))
+        _node_address(quoted or bare)
+        for name, quoted, bare in _FORWARDED_PAIR.findall(
+            ",".join(_values(inherited, b"forwarded"))
+        )
+        if name.lower() == "for"
     ]
 
 

@@ -148,9 +148,6 @@ def read_request(
         return wrong
     if connection or version == HTTP_10:
         _apply_connection(head, h.connection_tokens(connection), upgrade)
-    if head.upgrade is not None and head.has_body:
-        # The parser stops at the head whatever it counts: a body would be the next request.
-        return bad_request("an upgrade request has no body")
     return head
 
 
@@ -208,6 +205,9 @@ def _apply_connection(head: RequestHead, tokens: frozenset[bytes], upgrade: list
 
 
 def _forget_named(head: RequestHead, named: frozenset[bytes]) -> None:
+    """Ids and traces may be named; what tells the request's way (Via, forwarding) may not, or a
+    client could hide that it came through a proxy.
+    """
     if b"traceparent" in named:
         head.traceparent = None
     if b"tracestate" in named:
@@ -216,10 +216,6 @@ def _forget_named(head: RequestHead, named: frozenset[bytes]) -> None:
         head.correlation_id = None
     if b"x-request-id" in named:
         head.request_id = None
-    if b"via" in named:
-        head.via = None
-    if head.forwarding:
-        head.forwarding = h.without(head.forwarding, named)
 
 
 def read_response(
@@ -245,16 +241,8 @@ def read_response(
             head.chunked = True
         elif kind == h.CONNECTION:
             connection.append(value)
-        elif kind == h.KEEP_ALIVE:
-            head.keep_alive_seconds = keep_alive_hint(value)
-        elif kind == h.UPGRADE:
-            head.upgrade = value
-        elif kind == h.TRAILER:
-            head.trailer = value
-        elif kind == h.ERROR_CODE:
-            head.error_code = value.decode("latin-1")
-        elif kind == h.LIMIT:
-            head.limits = [*(head.limits or ()), (name, value)]
+        else:
+            _note_of_response(head, kind, name, value)
     if head.chunked and head.counted is not None:
         return "both Transfer-Encoding and Content-Length"
     if connection:
@@ -262,6 +250,20 @@ def read_response(
         if named:
             head.fields = h.without(head.fields, named)
     return head
+
+
+def _note_of_response(head: ResponseHead, kind: int, name: bytes, value: bytes) -> None:
+    """The rarer fields."""
+    if kind == h.KEEP_ALIVE:
+        head.keep_alive_seconds = keep_alive_hint(value)
+    elif kind == h.UPGRADE:
+        head.upgrade = value
+    elif kind == h.TRAILER:
+        head.trailer = value
+    elif kind == h.LIMIT:
+        head.limits = [*(head.limits or ()), (name, value)]
+    else:
+        head.error_code = value.decode("latin-1")
 
 
 def keep_alive_hint(value: bytes) -> int | None:

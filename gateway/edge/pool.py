@@ -115,11 +115,12 @@ class Pool:
 
     def acquire(self, waiter: Waiter, *, fresh: bool = False) -> None:
         """Give `waiter` a connection, now or later; `fresh`: never one that was used before."""
-        if self._idle and not fresh:
+        while self._idle and not fresh:
             upstream = self._idle.pop()  # LIFO: the rest may grow old and go
-            upstream.reused = True
-            waiter.connected(upstream)
-            return
+            if not upstream.transport.is_closing():
+                upstream.reused = True
+                waiter.connected(upstream)
+                return
         dialing = len(self._dials)
         may_dial = self._open + dialing < self.limits.max_connections
         if not may_dial and self._idle:  # fresh, at the cap: one that is idle makes room
@@ -149,7 +150,10 @@ class Pool:
 
     def release(self, upstream: UpstreamConnection, *, reusable: bool) -> None:
         """A connection whose response is over: for the next waiter, idle, or closed."""
-        if not reusable or self._retired or upstream.transport.is_closing():
+        if not reusable or upstream.transport.is_closing():
+            upstream.abort()  # with what it did not take of an upload that nobody wants
+            return
+        if self._retired and not self._waiters:
             upstream.close_idle()
             return
         self.last_error = None
@@ -175,11 +179,15 @@ class Pool:
             self._idle.remove(upstream)
         self._dial_for_waiters()
 
-    def close(self) -> None:
-        """Close what is idle, let the rest close when its response is over, connect no more."""
+    def retire(self) -> None:
+        """Close what is idle, serve who waits, let the rest close when its response is over."""
         self._retired = True
         for upstream in list(self._idle):
             upstream.close_idle()
+
+    def close(self) -> None:
+        """End at once: nobody gets a connection any more."""
+        self.retire()
         for task in self._dials:
             task.cancel()
         while self._waiters:
@@ -209,7 +217,6 @@ class Pool:
         while (
             len(self._waiters) > len(self._dials)
             and self._open + len(self._dials) < self.limits.max_connections
-            and not self._retired
         ):
             self._dial()
 
@@ -232,6 +239,8 @@ class Pool:
             failure = self._unreachable("PROXY_ERROR", f"TLS failed: {error.reason or error}")
         except OSError as error:
             failure = self._unreachable("SERVICE_UNAVAILABLE", error.strerror or str(error))
+        except Exception as error:  # a name that no resolver takes raises UnicodeError
+            failure = self._unreachable("SERVICE_UNAVAILABLE", f"{type(error).__name__}: {error}")
         finally:
             task = asyncio.current_task()
             if task is not None:
@@ -245,6 +254,7 @@ class Pool:
             self._dial_for_waiters()
             return
         self._open += 1
+        upstream.state = IDLE  # from here on the pool counts it
         self.latency_ms = round((self._clock() - started) * 1000, 3)
         if waiter is not None:
             waiter.connected(upstream)

@@ -130,7 +130,7 @@ class RequestReader:
         if head is None:
             return data[end:]
         self._head_bytes = 0
-        if self.failure is None and head.upgrade is None and head.content_length:
+        if self.failure is None and head.content_length and not self.complete:
             # The parser has done its part; a counted body needs no parsing (and no second copy).
             self._left = head.content_length
             self._parser = None
@@ -191,7 +191,10 @@ class RequestReader:
         try:
             parser.feed_data(piece)
         except httptools.HttpParserUpgrade:
-            self._parser = None  # raised behind the head; what follows is not parsed by this parser
+            # Raised behind the head whatever that counts: a body would be read as a request.
+            self._parser = None
+            if self.head is not None and self.head.has_body and self.failure is None:
+                self.failure = m.bad_request("an upgrade request has no body")
         except httptools.HttpParserError as error:
             self._parser = None
             if self.failure is None:
@@ -354,7 +357,7 @@ class ResponseReader:
             self._left = head.counted - sum(map(len, self.body))
             self._parser = None
         elif self.body:
-            self._received = 1
+            self._received = 9  # past the start line, and nothing to bound
         elif self._received > self._max_bytes and (head is None or head.chunked):
             self.failure = f"response head or trailers larger than {self._max_bytes} bytes"
 

@@ -1,16 +1,56 @@
-"""What an exchange and a client's connection know of each other: the words between the two."""
+"""What the parts of the door know of each other: the words between server, client, exchange and
+tunnel, so that none of them needs the other's file.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from gateway.edge.admission import Peer
 from gateway.edge.context import EdgeContext
 from gateway.edge.message import RequestHead
 
-if TYPE_CHECKING:
-    from gateway.edge.tunnel import Tunnel
+
+class OpenTunnel(Protocol):
+    """A connection after 101, as the server keeps it in mind."""
+
+    def send_held(self, data: bytes) -> None:
+        """Pass on what the client sent before the 101 was there."""
+
+    def go_away(self) -> None:
+        """The gateway is closing: say so and end."""
+
+    def close(self, reason: str) -> None:
+        """End both directions."""
+
+
+class Server(Protocol):
+    """What a client's connection needs of the server that accepted it."""
+
+    context: EdgeContext
+    tunnels: set[OpenTunnel]
+    closing: bool  # the grace of a drain is over: connections end with their answer
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are more connections than `max_connections`."""
+
+    def opened(self, connection: Connection) -> None:
+        """A connection was accepted."""
+
+    def closed(self, connection: Connection) -> None:
+        """A connection ended."""
+
+
+class Connection(Protocol):
+    """A client's connection, as the server keeps it in mind."""
+
+    def close_idle(self) -> None:
+        """Close if nothing is under way."""
+
+    def stop(self) -> None:
+        """End at once."""
 
 
 class Client(Protocol):
@@ -41,5 +81,5 @@ class Client(Protocol):
     def detached_end(self) -> None:
         """The transport handed over was closed."""
 
-    def add_tunnel(self, tunnel: Tunnel) -> None:
+    def add_tunnel(self, tunnel: OpenTunnel) -> None:
         """Let the server know of a tunnel, so that a drain closes it."""

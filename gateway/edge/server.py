@@ -11,7 +11,7 @@ from aiohttp import web
 
 from gateway.edge.context import EdgeContext
 from gateway.edge.downstream import ClientConnection
-from gateway.edge.tunnel import Tunnel
+from gateway.edge.roles import Connection, OpenTunnel
 
 
 async def _unused(request: web.BaseRequest) -> web.StreamResponse:  # pragma: no cover
@@ -26,9 +26,9 @@ class EdgeServer(web.Server):
         """Needs a running event loop."""
         super().__init__(_unused)
         self.context = context
-        self.tunnels: set[Tunnel] = set()
+        self.tunnels: set[OpenTunnel] = set()
         self.closing = False  # the grace of a drain is over: connections end with their answer
-        self._live: set[ClientConnection] = set()
+        self._live: set[Connection] = set()
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -49,12 +49,12 @@ class EdgeServer(web.Server):
         """Whether there are more connections than `max_connections`."""
         return len(self._live) > self.context.settings.max_connections
 
-    def opened(self, connection: ClientConnection) -> None:
+    def opened(self, connection: Connection) -> None:
         """A connection was accepted."""
         self._live.add(connection)
         self._empty.clear()
 
-    def closed(self, connection: ClientConnection) -> None:
+    def closed(self, connection: Connection) -> None:
         """A connection ended."""
         self._live.discard(connection)
         if not self._live:
@@ -77,4 +77,4 @@ class EdgeServer(web.Server):
             for connection in list(self._live):
                 connection.stop()
             for tunnel in list(self.tunnels):
-                tunnel.close("draining")
+                tunnel.close("stopped")

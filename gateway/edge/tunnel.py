@@ -98,8 +98,9 @@ class _Side(asyncio.Protocol):
         self.lost = False
 
     def data_received(self, data: bytes) -> None:
-        self.other.transport.write(data)
-        self._tunnel.moved(self, data)
+        if not self.other.transport.is_closing():
+            self.other.transport.write(data)
+            self._tunnel.moved(self, data)
 
     def eof_received(self) -> bool:
         """Half-close passes on plain TCP; over TLS there is none here, so the end is both's."""
@@ -116,6 +117,7 @@ class _Side(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
         self._tunnel.close("closed" if exc is None else "reset")
+        self._tunnel.side_lost()
 
     def pause_writing(self) -> None:
         if not self.other.transport.is_closing():
@@ -142,7 +144,9 @@ class Tunnel:
         self._borders = FrameBorders() if websocket else None
         if self._borders is not None:
             self._borders.feed(first)
-        self._ended = False
+        self._ended = False  # both ends are closing
+        self._over = False  # both are gone
+        self._reason = ""
         self._client = _Side(self, owner.client.detach())
         self._upstream = _Side(self, upstream.detach())
         self._client.other, self._upstream.other = self._upstream, self._client
@@ -170,8 +174,11 @@ class Tunnel:
         self._deadlines.after(self, self._idle_timeout)
 
     def expired(self, now: float) -> None:
-        """Nothing moved for too long."""
-        self.close("idle")
+        """Nothing moved for too long, or one end took nothing of what was left for it."""
+        if self._ended:
+            self._abort()
+        else:
+            self.close("idle")
 
     def go_away(self) -> None:
         """The gateway is closing: say so to both ends of a WebSocket, between two frames."""
@@ -184,15 +191,28 @@ class Tunnel:
         self.close("draining")
 
     def close(self, reason: str) -> None:
-        """End both directions; what was received is still written."""
+        """End both directions; after a clean end what was received is still written."""
         if self._ended:
+            if reason == "stopped":
+                self._abort()
             return
         self._ended = True
-        self._deadlines.remove(self)
-        for side in (self._client, self._upstream):
-            # A peer that takes nothing must not keep a buffer: only a clean end is flushed.
-            if reason in ("closed", "draining"):
+        self._reason = reason
+        if reason in ("closed", "draining"):
+            for side in (self._client, self._upstream):
                 side.transport.close()
-            else:
-                side.transport.abort()
-        self._owner.tunnel_ended(reason)
+            # A peer that takes nothing must not keep a buffer for ever.
+            self._deadlines.after(self, self._owner.context.settings.idle_timeout)
+        else:
+            self._abort()
+
+    def _abort(self) -> None:
+        for side in (self._client, self._upstream):
+            side.transport.abort()
+
+    def side_lost(self) -> None:
+        """One transport is gone; with the other the tunnel is over."""
+        if self._client.lost and self._upstream.lost and not self._over:
+            self._over = True
+            self._deadlines.remove(self)
+            self._owner.tunnel_ended(self._reason)

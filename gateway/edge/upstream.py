@@ -6,13 +6,11 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import Protocol, cast
 
-from gateway.edge.deadlines import NEVER
+from gateway.edge.deadlines import NEVER, Deadlines
 from gateway.edge.reading import HeadLimits, ResponseReader
-
-if TYPE_CHECKING:
-    from gateway.edge.pool import Pool
+from gateway.routing.services import Endpoint
 
 
 class Sink(Protocol):
@@ -21,7 +19,7 @@ class Sink(Protocol):
     def upstream_data(self, upstream: UpstreamConnection) -> None:
         """Something was read; see `upstream.reader`."""
 
-    def upstream_lost(self, upstream: UpstreamConnection) -> None:
+    def upstream_lost(self, upstream: UpstreamConnection, *, clean: bool) -> None:
         """The connection ended: before the response did, or as the response's end."""
 
     def upstream_paused(self, paused: bool) -> None:
@@ -29,6 +27,19 @@ class Sink(Protocol):
 
     def upstream_timeout(self, upstream: UpstreamConnection) -> None:
         """The deadline that the sink set has passed."""
+
+
+class Home(Protocol):
+    """Where a connection belongs: its pool."""
+
+    endpoint: Endpoint
+    deadlines: Deadlines
+
+    def release(self, upstream: UpstreamConnection, *, reusable: bool) -> None:
+        """Its response is over."""
+
+    def forget(self, upstream: UpstreamConnection) -> None:
+        """It ended."""
 
 
 class UpstreamState(Enum):
@@ -48,13 +59,14 @@ class UpstreamConnection(asyncio.Protocol):
     """A pooled connection. `reused` says that a response was read on it before this one."""
 
     __slots__ = (
-        "_pool", "_sink", "deadline", "endpoint", "filed_tick", "keep_alive_seconds", "reader",
-        "reused", "state", "transport",
+        "_held", "_pool", "_sink", "deadline", "endpoint", "filed_tick", "keep_alive_seconds",
+        "reader", "reused", "state", "transport",
     )  # fmt: skip
 
-    def __init__(self, pool: Pool, limits: HeadLimits) -> None:
+    def __init__(self, pool: Home, limits: HeadLimits) -> None:
         self._pool = pool
         self._sink: Sink | None = None
+        self._held = False  # reading is paused
         self.endpoint = pool.endpoint
         self.transport: asyncio.Transport  # from connection_made on
         self.reader = ResponseReader(limits)
@@ -79,7 +91,19 @@ class UpstreamConnection(asyncio.Protocol):
         self._sink = None
         if self.state is CLOSED:
             return
+        if self._held:
+            self.hold_reading(False)  # it was this sink's client that took no more
         self._pool.release(self, reusable=reusable)
+
+    def hold_reading(self, hold: bool) -> None:
+        """Stop reading the response, or go on."""
+        self._held = hold
+        if self.transport.is_closing():
+            return
+        if hold:
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
 
     def abort(self) -> None:
         """Drop the connection at once, with what is unsent."""
@@ -136,20 +160,20 @@ class UpstreamConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The back end is done writing: the transport closes itself."""
-        self._lost()
+        self._lost(clean=True)
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
-        self._lost()
+        self._lost(clean=exc is None)
 
-    def _lost(self) -> None:
+    def _lost(self, *, clean: bool) -> None:
         sink, self._sink = self._sink, None
         if self.state is not CLOSED:
             self.transport.close()
         self._ended()
         if sink is not None:
-            sink.upstream_lost(self)
+            sink.upstream_lost(self, clean=clean)
 
     def pause_writing(self) -> None:
         """The write buffer is full."""

@@ -338,3 +338,47 @@ def test_the_forwarding_chain_is_read_from_left_to_right() -> None:
             (b"X-Forwarded-For", b""),
         ]
     ) == ["203.0.113.9", "unknown", "10.0.0.2"]
+
+
+@pytest.mark.parametrize(
+    ("value", "addresses"),
+    [
+        (b"for=192.0.2.1", ["192.0.2.1"]),
+        (b"For=192.0.2.1;proto=http, by=10.0.0.1; FOR=10.0.0.2", ["192.0.2.1", "10.0.0.2"]),
+        (b'for="[2001:db8::1]"', ["2001:db8::1"]),
+        (b'for="[2001:db8::1]:4711", for="192.0.2.1:80"', ["2001:db8::1", "192.0.2.1"]),
+        (b"proto=http;host=a.test", []),
+        (b'before="x";for=192.0.2.1', ["192.0.2.1"]),
+    ],
+)
+def test_without_x_forwarded_for_the_chain_is_that_of_forwarded(
+    value: bytes, addresses: list[str]
+) -> None:
+    assert h.forwarded_for([(b"Forwarded", value)]) == addresses
+
+
+def test_the_fields_of_forwarded_are_one_list() -> None:
+    fields = [(b"forwarded", b"for=192.0.2.1"), (b"FORWARDED", b"for=10.0.0.2")]
+    assert h.forwarded_for(fields) == ["192.0.2.1", "10.0.0.2"]
+
+
+@pytest.mark.parametrize("node", [b"unknown", b"_hidden", b'"_gazonk"', b'""', b'"["', b'":80"'])
+def test_a_node_that_is_no_address_ends_the_chain_and_not_the_gateway(node: bytes) -> None:
+    chain = h.forwarded_for([(b"Forwarded", b"for=192.0.2.1, for=" + node)])
+    assert len(chain) == 2
+    assert chain[0] == "192.0.2.1"
+    assert not re.fullmatch(r"[0-9.]+|.*:.*", chain[1])
+
+
+@pytest.mark.parametrize("host", [b"x,for=6.6.6.6,y", b"x;for=6.6.6.6;y"])
+def test_what_looks_like_an_address_in_a_quoted_host_is_none(host: bytes) -> None:
+    # The host is the client's own word: `,`, `;` and `=` may stand in it (RFC 3986 §3.2.2).
+    lines = h.forwarding_lines("192.0.2.1", "http", host, None)
+    value = lines.partition(b"\r\nForwarded: ")[2].removesuffix(b"\r\n")
+    assert h.forwarded_for([(b"Forwarded", value)]) == ["192.0.2.1"]
+
+
+@given(st.text(alphabet='for=",;[]: 19.\\', max_size=40))
+def test_no_forwarded_field_breaks_the_reading_of_the_chain(value: str) -> None:
+    for address in h.forwarded_for([(b"Forwarded", value.encode())]):
+        assert isinstance(address, str)

@@ -308,6 +308,13 @@ def test_a_response_is_sorted_too() -> None:
     assert head.fields == [(b"Content-Type", b"text/plain"), (b"Date", b"today")]
 
 
+def test_the_error_code_of_the_control_application_is_no_field_that_goes_on() -> None:
+    head = answered(404, b"X-Gateway-Error: NOT_FOUND")
+    assert head.error_code == "NOT_FOUND"
+    assert head.fields == []
+    assert answered(404).error_code is None
+
+
 @pytest.mark.parametrize(
     ("value", "is_stream"),
     [
