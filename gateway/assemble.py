@@ -26,6 +26,7 @@ from gateway.edge.listener import (
     upstream_tls_context,
 )
 from gateway.edge.mount import memory_connector
+from gateway.edge.outbox import Outbox
 from gateway.edge.pool import Connector, Pool, PoolLimits, tcp_connector
 from gateway.edge.reading import HeadLimits
 from gateway.edge.server import EdgeServer
@@ -243,6 +244,7 @@ class Gateway:
             access=AccessLog(self._writer, settings.access_log, console),
             timestamps=Timestamps(),
             deadlines=deadlines,
+            outbox=Outbox(self._loop.call_soon),
             ids=Ids(os.urandom),
             via=_pseudonym(settings),
             clock=time.monotonic,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.edge.deadlines import Deadlines
 from gateway.edge.headers import Ids
+from gateway.edge.outbox import Outbox
 from gateway.edge.reading import HeadLimits
 from gateway.observe.access import AccessLog, Timestamps
 from gateway.observe.metrics import Metrics
@@ -37,6 +38,7 @@ class EdgeContext:
     access: AccessLog
     timestamps: Timestamps
     deadlines: Deadlines
+    outbox: Outbox
     ids: Ids
     via: bytes  # this gateway's pseudonym in Via fields
     clock: Callable[[], float]  # seconds, monotonic

@@ -261,7 +261,7 @@ class ClientConnection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         """Send to the client."""
         self._wrote = True
-        self._transport.write(data)
+        self.context.outbox.write(self._transport, data)
 
     def forwarding(self, head: m.RequestHead) -> bytes:
         """The forwarding fields for this request; the same as last time when the Host is."""
@@ -284,6 +284,7 @@ class ClientConnection(asyncio.Protocol):
         if flush:
             self._close()
             return
+        self.context.outbox.flush()
         # A FIN is how this body ends when it is complete: a reset says that it is not.
         linger = struct.pack("ii", 1, 0)
         self._transport.get_extra_info("socket").setsockopt(
@@ -319,6 +320,7 @@ class ClientConnection(asyncio.Protocol):
 
     def detach(self) -> asyncio.Transport:
         """A tunnel takes over the transport."""
+        self.context.outbox.flush()
         self._state = DETACHED
         self.exchange = None
         self.context.deadlines.remove(self)
@@ -363,6 +365,7 @@ class ClientConnection(asyncio.Protocol):
         self._stalled_bytes = 0
         # A client that takes nothing would keep the buffer for ever.
         self._set_deadline(self.context.settings.idle_timeout)
+        self.context.outbox.flush()
         self._transport.close()
 
     def _linger(self) -> None:
@@ -370,6 +373,7 @@ class ClientConnection(asyncio.Protocol):
         self._stalled_bytes = 0
         self._held = b""
         self._set_deadline(LINGER_SECONDS)
+        self.context.outbox.flush()
         if self._transport.is_closing():
             return
         if self._transport.can_write_eof():

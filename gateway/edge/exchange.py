@@ -132,7 +132,7 @@ class Exchange:
             pieces += self._unsent
             self._remember(self._unsent)
             self._unsent = []
-        upstream.transport.write(b"".join(pieces))
+        self.context.outbox.write(upstream.transport, b"".join(pieces))
         if not self.request_complete:
             self.client.hold_upload(False)
         if (self.request_complete or self.awaits_continue) and self.service is not None:
@@ -187,7 +187,7 @@ class Exchange:
             if not complete and self.head.expects_continue:
                 self.context.deadlines.clear(upstream)  # it waits for us now
             self._remember(framed)
-            upstream.transport.write(framed[0] if len(framed) == 1 else b"".join(framed))
+            self.context.outbox.write(upstream.transport, b"".join(framed))
         if complete:
             self._await_head(upstream)
 
@@ -374,7 +374,7 @@ class Exchange:
             and not self._retried
             and not self._interim_sent
             and upstream.reader.untouched
-            and self.head.method in _IDEMPOTENT
+            and (self.head.method in _IDEMPOTENT or self.context.outbox.holds(upstream.transport))
             and self._sent_bytes <= REPLAY_BYTES
         )
 
