@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 import structlog
 
-TICK_SECONDS: Final = 0.1  # a time-out is late by at most this
+TICK_SECONDS: Final = 0.1  # a time-out is late by up to three of these
 NEVER: Final = math.inf
 
 

@@ -31,7 +31,7 @@ def open_sockets(host: str, port: int, *, share_port: bool) -> list[socket.socke
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 # `::` takes IPv4 as well, as people expect of it; another address can't anyway.
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host not in ("::", ""))
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
             if port == 0 and len(sockets) > 1:
                 chosen = sockets[0].getsockname()[1]
                 listener.bind((address[0], chosen, *address[2:]))

@@ -157,7 +157,7 @@ def _note(head: RequestHead, kind: int, name: bytes, value: bytes) -> None:
         head.forwarding = [*(head.forwarding or ()), (name, value)]
     elif kind == h.VIA:
         head.via = [*(head.via or ()), value]
-    elif kind == h.EXPECT:
+    elif kind == h.EXPECT and head.version == HTTP_11:  # 1.0 has none (RFC 9110 §10.1.1)
         head.expects_continue = value.lower() == b"100-continue"
         head.fields.append((name, value))
     elif kind == h.TE:
@@ -195,8 +195,6 @@ def _apply_connection(head: RequestHead, tokens: frozenset[bytes], upgrade: list
         head.keep_alive = b"close" not in tokens
     if b"upgrade" in tokens and upgrade and head.version == HTTP_11:
         head.upgrade = b",".join(upgrade)
-    if b"te" not in tokens:
-        head.te_trailers = False
     named = tokens - {b"close", b"keep-alive", b"upgrade", b"te"}
     if named:
         # Only what the client itself sent is taken away; what the gateway sets is added later.
@@ -262,7 +260,7 @@ def _note_of_response(head: ResponseHead, kind: int, name: bytes, value: bytes) 
         head.trailer = value
     elif kind == h.LIMIT:
         head.limits = [*(head.limits or ()), (name, value)]
-    else:
+    elif kind == h.ERROR_CODE:
         head.error_code = value.decode("latin-1")
 
 

@@ -12,7 +12,7 @@ import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 from gateway.edge.deadlines import NEVER, Deadlines
 from gateway.edge.reading import HeadLimits
@@ -236,15 +236,15 @@ class Pool:
                 "TIMEOUT", f"no connection within {self.limits.connect_timeout:g} s"
             )
         except ssl.SSLError as error:
-            failure = self._unreachable("PROXY_ERROR", f"TLS failed: {error.reason or error}")
+            failure = self._unreachable(
+                "PROXY_ERROR", f"TLS failed: {getattr(error, 'reason', None) or error}"
+            )
         except OSError as error:
             failure = self._unreachable("SERVICE_UNAVAILABLE", error.strerror or str(error))
         except Exception as error:  # a name that no resolver takes raises UnicodeError
             failure = self._unreachable("SERVICE_UNAVAILABLE", f"{type(error).__name__}: {error}")
         finally:
-            task = asyncio.current_task()
-            if task is not None:
-                self._dials.discard(task)
+            self._dials.discard(cast("asyncio.Task[None]", asyncio.current_task()))
         if failure is None and upstream.state is not CONNECTING:
             failure = self._unreachable("PROXY_ERROR", "it closed the connection at once")
         waiter = self._next_waiter(used=False)

@@ -87,7 +87,7 @@ class RequestReader:
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes up to the end of the current message; returns what is behind it."""
-        if self.complete:
+        if self.complete and self.failure is None:
             self.rest()
         while data and not self.complete and self.failure is None:
             if self.head is None:
@@ -220,7 +220,7 @@ class RequestReader:
         kind = h.request_kind(name)
         if kind == h.PLAIN:
             self._fields.append((name, value))
-        elif kind != h.DROP:
+        else:
             self._special.append((kind, name, value))
 
     def on_headers_complete(self) -> None:
@@ -259,7 +259,7 @@ class RequestReader:
 
     def on_message_complete(self) -> None:
         """The message ended."""
-        self.complete = True
+        self.complete = self.failure is None
 
 
 class ResponseReader:
@@ -280,12 +280,15 @@ class ResponseReader:
         self._max_bytes = limits.headers_bytes
         self._max_count = limits.header_count
         self._parser: httptools.HttpResponseParser | None = None
+        self.trailers: list[h.Field] = []
         self.expect(is_head=False)
 
     def expect(self, *, is_head: bool) -> None:
         """Begin a response; `is_head`: the request was HEAD, so whatever it counts, no body
         follows.
         """
+        if self.trailers:
+            self._parser = None  # it has taken a `Connection: close` among them for its own
         self._is_head = is_head
         self._in_interim = False
         self._first = b""
@@ -297,7 +300,7 @@ class ResponseReader:
         self.interim: list[m.ResponseHead] = []
         self.head: m.ResponseHead | None = None
         self.body: list[bytes] = []
-        self.trailers: list[h.Field] = []
+        self.trailers = []
         self.complete = False
         self.excess = False
         self.failure: str | None = None
@@ -339,6 +342,8 @@ class ResponseReader:
             self._broken(str(error))
         if not self.complete:
             self._bound()
+        elif self._is_head and data.count(_END) > len(self.interim) + 1:
+            self.excess = True  # the parser took it for the body that a HEAD has not
 
     def _broken(self, reason: str) -> None:
         self._parser = None
@@ -389,7 +394,7 @@ class ResponseReader:
         kind = h.response_kind(name)
         if kind == h.PLAIN:
             self._fields.append((name, value))
-        elif kind != h.DROP:
+        else:
             self._special.append((kind, name, value))
 
     def on_headers_complete(self) -> None:
@@ -403,8 +408,7 @@ class ResponseReader:
             return
         status = parser.get_status_code()
         # The parser takes RTSP and ICE too; asking it for the version formats a string: 0.3 µs.
-        known = self._first == b"HTTP/1.1 " and not self.interim
-        if not known and (
+        if self._first != b"HTTP/1.1 " and (
             not self._first.startswith(b"HTTP/") or parser.get_http_version() not in ("1.1", "1.0")
         ):
             self.failure = "not HTTP/1.1 or HTTP/1.0"
@@ -416,6 +420,7 @@ class ResponseReader:
         self._fields, self._special, self._reason = [], [], b""
         if status < 200 and status != 101:
             self._in_interim = True
+            self._first = b"HTTP/"  # of the next head the parser is asked
             self.interim.append(read)
             return
         self.head = read

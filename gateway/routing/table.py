@@ -15,6 +15,7 @@ PREFIX: Final = b"/api/v1/"
 ServiceT = TypeVar("ServiceT")
 
 _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_AUTHORITY: Final = re.compile(rb"(?!:)[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]+").fullmatch
 _FORBIDDEN: Final = re.compile(rb"[/\\\x00]")
 
 
@@ -33,7 +34,9 @@ def split_target(target: bytes) -> tuple[bytes, bytes]:
         scheme, _, rest = target.partition(b"://")
         if scheme.lower() not in (b"http", b"https"):
             raise BadTarget("the request target is neither a path nor an http URL")
-        at = min((i for i in (rest.find(b"/"), rest.find(b"?")) if i >= 0), default=len(rest))
+        at = min((i for i in map(rest.find, (b"/", b"?", b"#")) if i >= 0), default=len(rest))
+        if not _AUTHORITY(rest[:at]):
+            raise BadTarget("the URL names no host (RFC 9110 §4.2.1)")
         target = rest[at:] if rest[at : at + 1] == b"/" else b"/" + rest[at:]
     if b"#" in target:
         raise BadTarget("a request target has no fragment (RFC 9112 §3.2)")

@@ -16,6 +16,7 @@ from gateway.edge.context import EdgeContext
 from gateway.edge.deadlines import Deadlines
 from gateway.edge.headers import Ids
 from gateway.edge.message import RequestHead
+from gateway.edge.outbox import Outbox
 from gateway.edge.reading import HeadLimits, RequestReader
 from gateway.errors import Rejection
 from gateway.observe.access import AccessLog, RecordWriter, Timestamps
@@ -107,6 +108,7 @@ def build() -> Iterator[Callable[..., Door]]:
                 clock=time.clock,
                 wall=lambda: 1_700_000_000.0,
                 log=structlog.get_logger("gateway.edge"),
+                outbox=Outbox(lambda _: None),
             )
         )
 

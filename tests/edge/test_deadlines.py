@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -173,8 +174,12 @@ def test_all_that_is_overdue_after_a_stall_is_told_in_order(
     time: Time, deadlines: Deadlines
 ) -> None:
     told: list[int] = []
+
+    def owner(number: int) -> Owner:
+        return Owner(lambda _: told.append(number))
+
     for number in (3, 1, 2):
-        deadlines.set(Owner(lambda _, number=number: told.append(number)), 1000.0 + number)
+        deadlines.set(owner(number), 1000.0 + number)
     deadlines.advance(1060.0)
     assert told == [1, 2, 3]
 
@@ -213,11 +218,11 @@ def test_no_deadline_is_early_lost_or_late(
     deadlines = Deadlines(time.clock, time.call_later)
     due: dict[int, float] = {}
 
-    def told(number: int) -> None:
+    def told(number: int, _: float) -> None:
         expected = due.pop(number)
         assert expected - 1e-6 <= time.now <= expected + 3 * TICK_SECONDS + 1e-6
 
-    owners = [Owner(lambda _, number=number: told(number)) for number in range(4)]
+    owners = [Owner(partial(told, number)) for number in range(4)]
     for action, number, seconds, wait in actions:
         if action == "set":
             deadlines.set(owners[number], time.now + seconds)

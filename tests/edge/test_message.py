@@ -6,7 +6,7 @@ import pytest
 
 from gateway.edge import headers as h
 from gateway.edge import message as m
-from gateway.errors import ERRORS, REASONS, Rejection
+from gateway.errors import Rejection
 
 HOST = b"Host: gateway.test"
 
@@ -64,9 +64,6 @@ def answered(status: int, *lines: bytes) -> m.ResponseHead:
     head = read_response(status, *lines)
     assert isinstance(head, m.ResponseHead), head
     return head
-
-
-# Requests
 
 
 def test_a_plain_request_keeps_its_fields_in_their_order_and_spelling() -> None:
@@ -140,10 +137,8 @@ def test_chunked_goes_neither_with_content_length_nor_with_http_10() -> None:
         (b"HTTP/1.1", b"x-thing", True),
         (b"HTTP/1.1", b"Close", False),
         (b"HTTP/1.1", b"keep-alive, close", False),
-        (b"HTTP/1.0", None, False),
-        (b"HTTP/1.0", b"Keep-Alive", True),
-        (b"HTTP/1.0", b"keep-alive, close", False),
-        (b"HTTP/1.0", b"x-thing", False),
+        *((b"HTTP/1.0", None, False), (b"HTTP/1.0", b"x-thing", False)),
+        *((b"HTTP/1.0", b"Keep-Alive", True), (b"HTTP/1.0", b"keep-alive, close", False)),
     ],
 )
 def test_persistence_follows_version_and_connection(
@@ -159,31 +154,33 @@ def test_what_connection_names_goes_no_further() -> None:
     assert not head.keep_alive
 
 
-def test_connection_takes_away_what_the_client_itself_sent_for_the_gateways_fields() -> None:
+def test_connection_takes_away_ids_and_traces_that_the_client_itself_sent() -> None:
     trace = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     sent = (
         b"X-Request-ID: mine",
         b"X-Correlation-ID: ours",
         b"traceparent: " + trace,
         b"tracestate: a=1",
-        b"Via: 1.1 p",
-        b"X-Forwarded-For: 10.0.0.1",
-        b"Forwarded: for=10.0.0.1",
     )
     kept = get(*sent, b"Connection: x-other")
     assert kept.request_id == b"mine"
     assert kept.correlation_id == b"ours"
     assert kept.traceparent == trace
     assert kept.tracestate == b"a=1"
-    assert kept.via == [b"1.1 p"]
     gone = get(
         *sent,
-        b"Connection: X-Request-ID, X-Correlation-ID, traceparent, tracestate, Via",
-        b"Connection: X-Forwarded-For",
+        b"Connection: X-Request-ID, X-Correlation-ID",
+        b"Connection: Traceparent, tracestate",
     )
     assert gone.request_id is gone.correlation_id is None
-    assert gone.traceparent is gone.tracestate is gone.via is None
-    assert gone.forwarding == [(b"Forwarded", b"for=10.0.0.1")]
+    assert gone.traceparent is gone.tracestate is None
+
+
+def test_connection_can_not_hide_the_way_that_a_request_came() -> None:
+    way = (b"Via: 1.1 p", b"X-Forwarded-For: 10.0.0.1", b"Forwarded: for=10.0.0.1")
+    head = get(*way, b"Connection: Via, X-Forwarded-For, Forwarded")
+    assert head.via == [b"1.1 p"]
+    assert head.forwarding == [split(line) for line in way[1:]]
 
 
 def test_connection_can_not_name_away_framing_or_host() -> None:
@@ -206,13 +203,6 @@ def test_http_10_upgrades_to_nothing() -> None:
     assert head.upgrade is None
 
 
-def test_an_upgrade_has_no_body() -> None:
-    upgrade = (b"Connection: Upgrade", b"Upgrade: websocket")
-    assert refused(b"POST / HTTP/1.1", HOST, *upgrade, b"Content-Length: 4").status == 400
-    assert refused(b"POST / HTTP/1.1", HOST, *upgrade, b"Transfer-Encoding: chunked").status == 400
-    assert get(*upgrade, b"Content-Length: 0").upgrade == b"websocket"
-
-
 def test_what_is_only_looked_at_is_passed_on_as_well() -> None:
     lines = (b"User-Agent: curl", b"Accept: text/html", b"Accept: */*", b"Expect: 100-continue")
     head = get(*lines)
@@ -231,7 +221,7 @@ def test_te_keeps_only_trailers() -> None:
     assert get(b"TE: deflate, Trailers;q=0.5", b"Connection: TE").te_trailers
     assert get(b"TE: trailers", b"TE: deflate", b"Connection: TE").te_trailers
     assert not get(b"TE: deflate", b"Connection: TE").te_trailers
-    assert not get(b"TE: trailers", b"Connection: close").te_trailers
+    assert get(b"TE: trailers", b"Connection: close").te_trailers
     assert get(b"TE: trailers", b"Connection: TE").fields == []
 
 
@@ -268,9 +258,6 @@ def test_forwarding_and_via_are_kept_in_order_and_not_among_the_fields() -> None
     assert head.via == [b"1.0 a", b"1.1 b"]
     assert head.forwarding == [(b"X-Real-IP", b"1.1.1.1"), (b"Forwarded", b"for=a")]
     assert head.fields == []
-
-
-# Responses
 
 
 @pytest.mark.parametrize("status", [0, 99, 600, 999])
@@ -317,11 +304,7 @@ def test_the_error_code_of_the_control_application_is_no_field_that_goes_on() ->
 
 @pytest.mark.parametrize(
     ("value", "is_stream"),
-    [
-        (b"text/event-stream", True),
-        (b"Text/Event-Stream; charset=utf-8", True),
-        (b"text/html", False),
-    ],
+    [(b"text/event-stream", True), (b"Text/Event-Stream;x=y", True), (b"text/html", False)],
 )
 def test_event_streams_are_known_by_their_type(value: bytes, is_stream: bool) -> None:
     assert answered(200, b"Content-Type: " + value).is_event_stream is is_stream
@@ -347,13 +330,8 @@ def test_what_a_responses_connection_names_goes_no_further() -> None:
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [
-        (b"timeout=5", 5),
-        (b"max=100, Timeout = 15 ", 15),
-        (b"timeout=x, timeout=3", 3),
-        (b"timeout=-1", None),
-        (b"timeout", None),
-        (b"max=5", None),
-        (b"", None),
+        *((b"timeout=5", 5), (b"max=100, Timeout = 15 ", 15), (b"timeout=x, timeout=3", 3)),
+        *((b"timeout=-1", None), (b"timeout", None), (b"max=5", None), (b"", None)),
     ],
 )
 def test_the_keep_alive_hint_is_read_leniently(value: bytes, seconds: int | None) -> None:
@@ -369,10 +347,7 @@ def test_the_keep_alive_hint_is_read_leniently(value: bytes, seconds: int | None
         (b"OK", b"HTTP/1.1 200 OK\r\n"),
         (b"", b"HTTP/1.1 200 \r\n"),
         (b"Caf\xc3\xa9\tau lait", b"HTTP/1.1 200 Caf\xc3\xa9\tau lait\r\n"),
-        (b"a\x00b", None),
-        (b"a\x1fb", None),
-        (b"a\x7fb", None),
-        (b"a\rb", None),
+        *((b"a\x00b", None), (b"a\x1fb", None), (b"a\x7fb", None), (b"a\rb", None)),
     ],
 )
 def test_a_reason_may_hold_anything_but_controls(reason: bytes, line: bytes | None) -> None:
@@ -391,9 +366,7 @@ def test_a_request_goes_on_with_a_host_and_framing_of_its_own() -> None:
     assert sent_on(get(b"Content-Length: 005")) == (
         b"GET /on HTTP/1.1\r\nHost: back.test\r\nContent-Length: 5\r\n\r\n"
     )
-    assert sent_on(accepted(b"GET /x HTTP/1.0")) == (
-        b"GET /on HTTP/1.1\r\nHost: back.test\r\n\r\n"
-    )
+    assert sent_on(accepted(b"GET /x HTTP/1.0")) == (b"GET /on HTTP/1.1\r\nHost: back.test\r\n\r\n")
     assert sent_on(get(b"Transfer-Encoding: Chunked")) == (
         b"GET /on HTTP/1.1\r\nHost: back.test\r\nTransfer-Encoding: chunked\r\n\r\n"
     )
@@ -441,9 +414,7 @@ def test_a_response_without_a_count_is_chunked_for_http_11_and_closed_for_http_1
 
 def test_trailers_of_a_response_are_announced_where_it_is_chunked() -> None:
     head = answered(200, b"Transfer-Encoding: chunked", b"Trailer: X-Sum")
-    assert passed_on(head, get())[0].endswith(
-        b"Transfer-Encoding: chunked\r\nTrailer: X-Sum\r\n"
-    )
+    assert passed_on(head, get())[0].endswith(b"Transfer-Encoding: chunked\r\nTrailer: X-Sum\r\n")
     assert b"Trailer" not in passed_on(head, accepted(b"GET / HTTP/1.0"))[0]
 
 
@@ -465,9 +436,7 @@ def test_rate_limit_fields_of_the_back_end_go_on_only_where_the_gateway_sets_non
     head = answered(200, b"Content-Length: 0", b"RateLimit: theirs", b"X-RateLimit-Limit: 9")
     theirs = b"RateLimit: theirs\r\nX-RateLimit-Limit: 9\r\n"
     assert theirs in passed_on(head, get())[0]
-    assert passed_on(head, get(), limited=True)[0] == (
-        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n"
-    )
+    assert passed_on(head, get(), limited=True)[0] == (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n")
 
 
 def test_a_switch_that_was_asked_for_is_passed_on() -> None:
@@ -498,12 +467,6 @@ def test_an_error_says_what_to_do_in_its_head() -> None:
     )
     limited = m.error_pieces(Rejection("RATE_LIMITED", "slow", 7), b"t", 1, b"today")
     assert b"".join(limited).endswith(b"\r\nRetry-After: 7\r\n")
-
-
-def test_every_error_has_a_status_line() -> None:
-    for kind in ERRORS.values():
-        line = m.error_pieces(Rejection(kind.code, ""), b"t", 0, b"today")[0]
-        assert line == b"HTTP/1.1 %d %b\r\n" % (kind.status, REASONS[kind.status])
 
 
 @pytest.mark.parametrize(

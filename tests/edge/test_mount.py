@@ -23,8 +23,10 @@ class End(asyncio.Protocol):
         self.events.append("made")
 
     def data_received(self, data: bytes) -> None:
-        if isinstance(self.events[-1], bytes):
-            data = self.events.pop() + data  # type: ignore[operator]
+        before = self.events[-1]
+        if isinstance(before, bytes):
+            self.events.pop()
+            data = before + data
         self.events.append(data)
 
     def connection_lost(self, exc: Exception | None) -> None:

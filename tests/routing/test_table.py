@@ -126,9 +126,7 @@ def test_no_accepted_path_climbs_however_often_it_is_decoded(pieces: list[bytes]
         (b"/api/v1/x-y/%41", "XY", b"/%41"),
     ],
 )
-def test_the_open_line_leads_to_the_service_by_name(
-    path: bytes, service: str, rest: bytes
-) -> None:
+def test_the_open_line_leads_to_the_service_by_name(path: bytes, service: str, rest: bytes) -> None:
     assert TABLE.match(path) == (service, "/api/v1/{service}", rest)
 
 

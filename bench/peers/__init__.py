@@ -1,0 +1,9 @@
+"""The gateway and the others that the benchmarks run beside it, each set to do the same job.
+
+Their configurations lie here as files: nginx.conf, haproxy.cfg, Caddyfile, naive.py, axum/;
+launch.py starts them.
+"""
+
+from bench.peers.launch import Lab, Unavailable
+
+__all__ = ["Lab", "Unavailable"]
