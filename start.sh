@@ -75,7 +75,7 @@ set_up() {
 }
 
 run_tests() {
-    local pure="gateway/edge/message.py,gateway/edge/headers.py,gateway/routing/table.py,gateway/routing/balance.py"
+    local pure="gateway/edge/message.py,gateway/edge/headers.py,gateway/edge/reading.py,gateway/routing/table.py,gateway/routing/balance.py"
     "$python" -m ruff check --quiet .
     "$python" -m ruff format --check --quiet . || fail "some files are not formatted: .venv/bin/ruff format ."
     "$python" -m mypy --strict gateway sse
