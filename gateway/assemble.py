@@ -40,6 +40,7 @@ from gateway.settings import EndpointUrl, ServiceSettings, Settings
 
 MOUNTED = "gateway"  # the service label of what the gateway answers itself
 LAG_INTERVAL_SECONDS = 1.0
+LAST_HANDSHAKE_SECONDS = 2.0  # for TLS clients taken out of the queue when a drain closes it
 
 
 class Gateway:
@@ -169,8 +170,11 @@ class Gateway:
     async def _close_listeners(self) -> None:
         for site in self._runner.sites:
             await site.stop()
-        last = [connection for spare in self._spares for connection in accept_queued(spare)]
-        timeout = self._settings.drain_seconds or None if self._tls is not None else None
+        last: list[socket.socket] = []
+        for spare in self._spares:
+            with suppress(OSError):  # out of descriptors, say: the drain goes on
+                last += accept_queued(spare)
+        timeout = LAST_HANDSHAKE_SECONDS if self._tls is not None else None
         await asyncio.gather(
             *(
                 self._loop.connect_accepted_socket(

@@ -1,8 +1,8 @@
 """A client's connection: reads requests one after the other, answers in order, keeps its time
 limits.
 
-Pipelined requests wait as raw bytes until the answer before them is complete, and meanwhile the
-socket is not read, so a client can make the gateway hold one read's worth and no more.
+Pipelined requests wait as raw bytes until the answer before them is complete; when 64 KiB wait, the
+socket is not read, so a client can make the gateway hold that and one read more.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_body_seen", "_eof", "_forwarding", "_forwarding_host", "_head_begun", "_held", "_holds",
-        "_reader", "_server", "_stalled_bytes", "_state", "_transport", "_tunnel", "_wrote",
-        "context", "deadline", "exchange", "filed_tick", "paused", "peer",
+        "_reader", "_resuming", "_server", "_stalled_bytes", "_state", "_transport", "_tunnel",
+        "_wrote", "context", "deadline", "exchange", "filed_tick", "paused", "peer",
     )  # fmt: skip
 
     def __init__(self, server: Server) -> None:
@@ -77,6 +77,7 @@ class ClientConnection(asyncio.Protocol):
         self._state: ClientState = READING
         self._held = b""
         self._holds = 0
+        self._resuming = False
         self._eof = False
         self.paused = False
         self._wrote = False
@@ -93,7 +94,8 @@ class ClientConnection(asyncio.Protocol):
     @property
     def idle(self) -> bool:
         """Whether nothing is under way."""
-        return self._state is READING and self._reader.idle and self.exchange is None
+        waits = self._held or self.exchange is not None
+        return self._state is READING and self._reader.idle and not waits
 
     # asyncio.Protocol
 
@@ -156,12 +158,10 @@ class ClientConnection(asyncio.Protocol):
         """It takes more."""
         self.paused = False
         if self._state is WAITING:
-            self.context.deadlines.clear(self)
-            if self._eof:
-                self._set_deadline(HALF_CLOSE_SECONDS)
+            self._watch_for_fin()
         if self.exchange is not None:
             self.exchange.client_paused(False)
-        elif self._state is READING:
+        if self._state is READING:
             self._resume_held()
 
     # Reading
@@ -222,8 +222,15 @@ class ClientConnection(asyncio.Protocol):
         if reader.complete:
             self._state = WAITING
             if not self.paused:
-                self.context.deadlines.clear(self)
+                self._watch_for_fin()
         exchange.request_body(body, reader.complete, reader.trailers)
+
+    def _watch_for_fin(self) -> None:
+        """While an answer is awaited: see to it that a client that left is noticed."""
+        if self._eof or self._holds:
+            self._set_deadline(HALF_CLOSE_SECONDS)
+        else:
+            self.context.deadlines.clear(self)
 
     def _refuse(self, rejection: Rejection) -> None:
         """Answer a request that could not be read; nothing after it is looked at."""
@@ -249,7 +256,13 @@ class ClientConnection(asyncio.Protocol):
             else:
                 self._transport.resume_reading()
 
+    def _resume_soon(self) -> None:
+        if not self._resuming:
+            self._resuming = True
+            asyncio.get_running_loop().call_soon(self._resume_held)
+
     def _resume_held(self) -> None:
+        self._resuming = False
         if self._state is READING and self._held and not self.paused:
             data, self._held = self._held, b""
             self.data_received(data)
@@ -308,11 +321,11 @@ class ClientConnection(asyncio.Protocol):
             if self._holds:
                 self._hold(_HOLD_UPLOAD, False)
             if self._held:
-                asyncio.get_running_loop().call_soon(self._resume_held)
+                self._resume_soon()
         elif keep and self._held:
             reader.rest()  # the client is done sending, but these came before
             self._state = READING
-            asyncio.get_running_loop().call_soon(self._resume_held)
+            self._resume_soon()
         elif reader.complete and not self._held:
             self._close()
         else:
@@ -342,6 +355,8 @@ class ClientConnection(asyncio.Protocol):
         if self._held:
             held, self._held = self._held, b""
             tunnel.send_held(held)
+        if self._eof:
+            tunnel.client_done()
 
     # Ending
 

@@ -65,6 +65,7 @@ class Exchange:
     _upgrade = b""
     _idle_timeout = 0.0
     _sent_bytes = 0
+    _written_at = 0  # the outbox's count when the request was written
 
     def __init__(self, client: Client, head: m.RequestHead, now: float) -> None:
         self.client = client
@@ -132,10 +133,14 @@ class Exchange:
             pieces += self._unsent
             self._remember(self._unsent)
             self._unsent = []
-        self.context.outbox.write(upstream.transport, b"".join(pieces))
+        outbox = self.context.outbox
+        self._written_at = outbox.flushes
+        outbox.write(upstream.transport, b"".join(pieces))
         if not self.request_complete:
             self.client.hold_upload(False)
-        if (self.request_complete or self.awaits_continue) and self.service is not None:
+        if self.client.paused:
+            upstream.hold_reading(True)
+        elif (self.request_complete or self.awaits_continue) and self.service is not None:
             self.context.deadlines.after(upstream, self.service.settings.head_timeout)
 
     def _added_lines(self) -> bytes:
@@ -144,15 +149,8 @@ class Exchange:
         via = context.via_10 if head.version == m.HTTP_10 else context.via_11
         if head.via is not None:
             via = b"Via: " + b", ".join([*head.via, via[5:]])
-        lines = b"%b%bX-Request-ID: %b\r\nX-Correlation-ID: %b\r\ntraceparent: %b\r\n" % (
-            self.client.forwarding(head),
-            via,
-            self.request_id.encode(),
-            self.correlation_id.encode(),
-            self.traceparent,
-        )
-        if head.tracestate is not None:
-            lines += b"tracestate: %b\r\n" % head.tracestate
+        ids = (self.request_id.encode(), self.correlation_id.encode(), self.traceparent)
+        lines = m.added_lines(self.client.forwarding(head), via, ids, head.tracestate)
         if self.service is context.mounted:
             # For the control application alone; clients can't send these (headers.request_kind).
             lines += b"X-Gateway-Client: %b\r\n" % self.client_address.encode()
@@ -366,15 +364,16 @@ class Exchange:
     def _may_send_again(self, upstream: UpstreamConnection) -> bool:
         """The stale keep-alive race: a reused connection that was closed before any response byte.
 
-        A request that is not idempotent was written, so it may have been processed: it is not sent
-        again (RFC 9110 §9.2.2).
+        A request that is not idempotent is not sent again once it has left: it may have been
+        processed (RFC 9110 §9.2.2).
         """
+        not_left = self.context.outbox.flushes == self._written_at
         return (
             upstream.reused
             and not self._retried
             and not self._interim_sent
             and upstream.reader.untouched
-            and (self.head.method in _IDEMPOTENT or self.context.outbox.holds(upstream.transport))
+            and (self.head.method in _IDEMPOTENT or not_left)
             and self._sent_bytes <= REPLAY_BYTES
         )
 
@@ -410,7 +409,8 @@ class Exchange:
             return
         upstream.hold_reading(paused)
         if paused:
-            self.context.deadlines.clear(upstream)  # its silence is ours
+            if self.status or self.request_complete:  # an upload that is not taken keeps its time
+                self.context.deadlines.clear(upstream)  # its silence is ours
         elif self.status:
             self.context.deadlines.after(upstream, self._idle_timeout)
         elif self.request_complete:

@@ -70,7 +70,7 @@ class RequestHead:
     @property
     def wants_problem(self) -> bool:
         """Whether an error is to be told as RFC 9457."""
-        return b"application/problem+json" in self.accept
+        return b"application/problem+json" in self.accept.lower()
 
     def __repr__(self) -> str:
         return f"<RequestHead {self.method!r} {self.target[:64]!r} fields={len(self.fields)}>"
@@ -313,6 +313,15 @@ def request_pieces(
         pieces.append(b"TE: trailers\r\nConnection: TE\r\n")
     pieces.append(b"\r\n")
     return pieces
+
+
+def added_lines(
+    forwarding: bytes, via: bytes, ids: tuple[bytes, bytes, bytes], tracestate: bytes | None
+) -> bytes:
+    """The fields that the gateway sets; `ids` are the request's, the correlation's, the trace's."""
+    lines = b"%b%bX-Request-ID: %b\r\nX-Correlation-ID: %b\r\ntraceparent: %b\r\n"
+    lines = lines % (forwarding, via, *ids)
+    return lines if tracestate is None else lines + b"tracestate: %b\r\n" % tracestate
 
 
 def response_pieces(

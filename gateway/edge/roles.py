@@ -18,6 +18,9 @@ class OpenTunnel(Protocol):
     def send_held(self, data: bytes) -> None:
         """Pass on what the client sent before the 101 was there."""
 
+    def client_done(self) -> None:
+        """The client had sent its FIN before the 101 was there."""
+
     def go_away(self) -> None:
         """The gateway is closing: say so and end."""
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 GOING_AWAY: Final = (
     b"\x88\x02\x03\xe9"  # a close frame with status 1001, unmasked: server to client
 )
-GOING_AWAY_MASKED: Final = b"\x88\x82\x00\x00\x00\x00\x03\xe9"  # the same from a client
 
 
 class FrameBorders:
@@ -163,6 +162,10 @@ class Tunnel:
         """What the client sent before the 101 was there."""
         self._client.data_received(data)
 
+    def client_done(self) -> None:
+        """The client had sent its FIN before the 101 was there."""
+        self._client.eof_received()
+
     def moved(self, side: _Side, data: bytes) -> None:
         """Count what passed and start the idle time anew."""
         if side is self._client:
@@ -181,13 +184,12 @@ class Tunnel:
             self.close("idle")
 
     def go_away(self) -> None:
-        """The gateway is closing: say so to both ends of a WebSocket, between two frames."""
+        """The gateway is closing: tell a WebSocket's client, between two frames."""
         if self._ended:
             return
         half_closed = self._client.eof or self._upstream.eof
         if self._borders is not None and self._borders.at_border and not half_closed:
             self._client.transport.write(GOING_AWAY)
-            self._upstream.transport.write(GOING_AWAY_MASKED)
         self.close("draining")
 
     def close(self, reason: str) -> None:

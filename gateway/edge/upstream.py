@@ -84,6 +84,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Work for `sink` until `end`."""
         self._sink = sink
         self.state = BUSY
+        self._pool.deadlines.clear(self)  # its time as an idle connection is over
         self.reader.expect(is_head=is_head)
 
     def end(self, *, reusable: bool) -> None:
