@@ -79,6 +79,7 @@ def run(settings: Settings, load_again: Callable[[], Settings], *, demo: bool) -
 async def _serve(settings: Settings, load_again: Callable[[], Settings], *, demo: bool) -> int:
     loop = asyncio.get_running_loop()
     stop = StopRequest()
+    parent = os.getppid()  # before anyone is told that it listens, and may end on that
     loop.add_signal_handler(signal.SIGTERM, stop.terminate)
     loop.add_signal_handler(signal.SIGINT, stop.interrupt)
     shown = await start_demo() if demo and not settings.services else None
@@ -87,7 +88,9 @@ async def _serve(settings: Settings, load_again: Callable[[], Settings], *, demo
         loop.add_signal_handler(signal.SIGHUP, lambda: _reload(gateway, load_again, shown))
         if shown is not None and settings.worker <= 1:
             print(shown.invitation(_url(settings, gateway)), file=sys.stderr, flush=True)  # noqa: T201 - for a person
-        watch = asyncio.ensure_future(_stop_without_parent(stop)) if settings.worker else None
+        watch = (
+            asyncio.ensure_future(_stop_without_parent(stop, parent)) if settings.worker else None
+        )
         try:
             return await _drained(gateway, stop, shown)
         finally:
@@ -185,9 +188,8 @@ async def _drained(gateway: Gateway, stop: StopRequest, shown: Demo | None) -> i
     return EXIT_STOPPED_AT_ONCE
 
 
-async def _stop_without_parent(stop: StopRequest) -> None:
+async def _stop_without_parent(stop: StopRequest, parent: int) -> None:
     """A worker whose supervisor is gone would hold the port for ever: it drains instead."""
-    parent = os.getppid()
     while os.getppid() == parent:  # noqa: ASYNC110 - nothing tells a process that its parent ended
         await asyncio.sleep(PARENT_CHECK_SECONDS)
     stop.terminate()
