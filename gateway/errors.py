@@ -97,6 +97,7 @@ class Rejection:
 
     `close` is set where the framing of what follows on the connection is no longer sure, so that
     the connection ends with the answer (RFC 9112 §9.6). `headers` are extra fields such as Allow.
+    `details` are (JSON pointer, message) pairs on what is wrong in a body, `extra` further members.
     """
 
     code: str
@@ -104,6 +105,8 @@ class Rejection:
     retry_after_seconds: int | None = None
     close: bool = False
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    details: tuple[tuple[str, str], ...] = ()
+    extra: tuple[tuple[str, object], ...] = ()
 
     @property
     def kind(self) -> ErrorKind:
@@ -125,6 +128,11 @@ def render(rejection: Rejection, request_id: str, *, problem: bool) -> tuple[byt
     members: dict[str, object] = {"code": rejection.code, "message": rejection.message}
     if rejection.retry_after_seconds is not None:
         members["retry_after"] = rejection.retry_after_seconds
+    if rejection.details:
+        members["details"] = [
+            {"pointer": pointer, "message": message} for pointer, message in rejection.details
+        ]
+    members.update(rejection.extra)
     members["request_id"] = request_id
     if not problem:
         return orjson.dumps({"error": members}), b"application/json"

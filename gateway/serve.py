@@ -22,10 +22,9 @@ import uvloop
 
 from gateway.assemble import Gateway, build_server
 from gateway.demo import Demo, start_demo
+from gateway.exits import EXIT_DONE, EXIT_STOPPED_AT_ONCE
 from gateway.settings import Settings, SettingsError, with_service
 
-EXIT_DRAINED = 0
-EXIT_STOPPED_AT_ONCE = 130
 # More than any sensible number of connections; without any limit at all setrlimit may refuse.
 OPEN_FILES_AT_MOST = 1 << 20
 PARENT_CHECK_SECONDS = 1.0
@@ -183,7 +182,7 @@ async def _drained(gateway: Gateway, stop: StopRequest, shown: Demo | None) -> i
     at_once.cancel()
     if draining.done():
         draining.result()
-        return EXIT_DRAINED
+        return EXIT_DONE
     draining.cancel()
     return EXIT_STOPPED_AT_ONCE
 

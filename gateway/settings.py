@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.settings_file import FileValues, read_file
+from gateway.settings_questions import ForwardSettings, build_forward, hosts_and_networks
 from gateway.settings_services import (
     EndpointUrl,
     ServiceSettings,
@@ -31,15 +32,21 @@ from gateway.settings_values import (
     SettingsError,
     Value,
     choice,
+    database_url,
     host,
     log_level,
     networks,
     path,
+    pem,
     rate_limit,
     readable,
     redis_url,
     seconds,
+    secret,
     size_bytes,
+    switch,
+    text,
+    webhook_secrets,
     whole,
     words,
 )
@@ -47,6 +54,7 @@ from gateway.settings_values import (
 __all__ = [
     "SETTINGS",
     "EndpointUrl",
+    "ForwardSettings",
     "RateLimit",
     "ServiceSettings",
     "Setting",
@@ -105,7 +113,37 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("UPSTREAM_CA", "",
             "certificates (PEM) trusted for https services, besides the system's", readable),
     Setting("REDIS_URL", "", "Redis shared by several gateways or workers", redis_url),
+    Setting("BACKPLANE", "strict",
+            "publishing while Redis is away: `strict` answers 503, `best-effort` goes on locally",
+            choice("strict", "best-effort")),
+    Setting("DATABASE_URL", "",
+            "database of the questions: `postgresql://…`, else SQLite in `STATE_DIR`",
+            database_url),
     Setting("STATE_DIR", ".state", "directory of files that must survive a restart", path),
+    Setting("JWT_SECRET", "", "secret that signs tokens (HS256)", secret),
+    Setting("JWT_PUBLIC_KEY", "",
+            "public key (PEM, or a file of it) that verifies tokens (RS256, ES256)", pem),
+    Setting("JWT_ISSUER", "", "who must have issued a token (`iss`)", text),
+    Setting("JWT_AUDIENCE", "", "whom a token must be for (`aud`)", text),
+    Setting("ALLOW_ANONYMOUS", "false",
+            "without a key: publishing, asking and answering also beyond this machine", switch),
+    Setting("COOKIE_SECRET", "",
+            "secret that signs the cookies of event streams; else one is kept in `STATE_DIR`",
+            secret),
+    Setting("WEBHOOK_SECRET", "",
+            "signs callbacks: `whsec_…`, several for rotation; without it none are made",
+            webhook_secrets),
+    Setting("CALLBACK_ALLOW", "",
+            "hosts and CIDRs that callbacks may reach though private", hosts_and_networks),
+    Setting("STREAMS_PER_CLIENT", "64", "open event streams of one client id", _count),
+    Setting("STREAMS_PER_JOB", "1000", "the same for a client id of a job (`job:…`)", _count),
+    Setting("STREAMS_PER_ADDRESS", "256", "open event streams of one client address", _count),
+    Setting("MAX_STREAMS", "18000", "open event streams in all", whole(0, 10_000_000)),
+    Setting("HEARTBEAT_SECONDS", "30", "silence on an event stream before a heartbeat", _wait),
+    Setting("HISTORY_EVENTS", "100", "events retained per client id", whole(1, 100_000)),
+    Setting("HISTORY_SECONDS", "300",
+            "how long they are retained after the last event and the last reader", _wait),
+    Setting("HISTORY_BYTES", "1GiB", "all retained events together", size_bytes),
     Setting("WORKERS", "1", "processes that share the port; more than one needs `REDIS_URL`",
             whole(1, 256)),
     Setting("MAX_CONNECTIONS", "25000", "client connections; one more is answered 503",
@@ -152,6 +190,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8081
     services: tuple[ServiceSettings, ...] = ()
+    questions_forward: ForwardSettings | None = None
     warnings: tuple[str, ...] = ()
     rate_limit: RateLimit | None = DEFAULT_RATE_LIMIT
     rate_limit_keys: int = 1_000_000
@@ -162,7 +201,25 @@ class Settings:
     tls_min_version: str = "1.2"
     upstream_ca: Path | None = None
     redis_url: str | None = field(default=None, repr=False)
+    backplane: str = "strict"
+    database_url: str | None = field(default=None, repr=False)
     state_dir: Path = DEFAULT_STATE_DIR
+    jwt_secret: str | None = field(default=None, repr=False)
+    jwt_public_key: str | None = None
+    jwt_issuer: str | None = None
+    jwt_audience: str | None = None
+    allow_anonymous: bool = False
+    cookie_secret: str | None = field(default=None, repr=False)
+    webhook_secret: tuple[bytes, ...] = field(default=(), repr=False)
+    callback_allow: tuple[str, ...] = ()
+    streams_per_client: int = 64
+    streams_per_job: int = 1000
+    streams_per_address: int = 256
+    max_streams: int = 18_000
+    heartbeat_seconds: float = 30.0
+    history_events: int = 100
+    history_seconds: float = 300.0
+    history_bytes: int = 1 << 30
     workers: int = 1
     worker: int = 0  # which of several processes this is, from 1; 0: the only one, or their parent
     max_connections: int = 25_000
@@ -214,8 +271,10 @@ def load(environ: Mapping[str, str], argv_config: Path | None = None) -> Setting
     )
     settings = Settings(**read)
     _check_together(settings)
-    services = _services(settings, environ, values, warnings)
-    return replace(settings, services=services, warnings=tuple(warnings))
+    wanted = _wanted(environ)
+    services = _services(settings, environ, values, wanted, warnings)
+    forward = build_forward(values.forward, services, wanted, warnings)
+    return replace(settings, services=services, questions_forward=forward, warnings=tuple(warnings))
 
 
 def with_service(settings: Settings, name: str, url: str) -> Settings:
@@ -287,13 +346,19 @@ def _service_defaults(settings: Settings) -> ServiceSettings:
     )
 
 
+def _wanted(environ: Mapping[str, str]) -> frozenset[str]:
+    """The services that `SERVICES` limits all others to; none: no limit."""
+    listed = words(Value("SERVICES", environ.get("SERVICES", ""), ENVIRONMENT))
+    return frozenset(canonical(name) for name in listed)
+
+
 def _services(
-    settings: Settings, environ: Mapping[str, str], values: FileValues, warnings: list[str]
+    settings: Settings,
+    environ: Mapping[str, str],
+    values: FileValues,
+    wanted: frozenset[str],
+    warnings: list[str],
 ) -> tuple[ServiceSettings, ...]:
-    wanted = frozenset(
-        canonical(name)
-        for name in words(Value("SERVICES", environ.get("SERVICES", ""), ENVIRONMENT))
-    )
     found = from_environment(environ, wanted, warnings.append)
     services = build_services(found, values.services, wanted, _service_defaults(settings))
     answered = {alias for service in services for alias in service.aliases}

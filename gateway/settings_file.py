@@ -27,16 +27,20 @@ Path_ = tuple[str, ...]
 
 @dataclass(slots=True)
 class FileValues:
-    """What a file and its includes say: top-level keys, and the keys of each service."""
+    """What a file and its includes say: top-level keys, the keys of each service, and those of
+    `[questions.forward]`.
+    """
 
     top: dict[str, Value] = field(default_factory=dict)
     services: dict[str, dict[str, Value]] = field(default_factory=dict)
+    forward: dict[str, Value] = field(default_factory=dict)
 
     def absorb(self, other: FileValues) -> None:
         """Take what `other` says; it wins key by key."""
         self.top.update(other.top)
         for name, keys in other.services.items():
             self.services.setdefault(name, {}).update(keys)
+        self.forward.update(other.forward)
 
 
 def read_file(file: Path, _above: tuple[Path, ...] = ()) -> FileValues:
@@ -84,24 +88,32 @@ def _parse(file: Path, content: str) -> dict[str, object]:
 
 def _own_values(file: Path, tree: Mapping[str, object], lines: Mapping[Path_, int]) -> FileValues:
     values = FileValues()
-    for key, raw in tree.items():
-        place = _place(file, lines, (key,))
-        if key != "services":
-            values.top[key] = Value(key, raw, place)
-            continue
+
+    def said(raw: object, *path: str) -> Value:
+        return Value(".".join(path), raw, _place(file, lines, path))
+
+    def tables(raw: object, key: str, example: str) -> dict[str, dict[str, Value]]:
+        """The tables `[key.<name>]`; under the empty key each says where it stands itself."""
         if not isinstance(raw, dict):
-            raise Value(key, raw, place).wrong("tables, such as [services.orders]")
+            raise said(raw, key).wrong(f"tables, such as [{example}]")
+        found: dict[str, dict[str, Value]] = {}
         for name, table in raw.items():
-            at = _place(file, lines, (key, name))
             if not isinstance(table, dict):
-                raise Value(f"services.{name}", table, at).wrong(f"a table [services.{name}]")
-            values.services[name] = {
-                inner: Value(
-                    f"services.{name}.{inner}", item, _place(file, lines, (key, name, inner))
-                )
-                for inner, item in table.items()
-            }
-            values.services[name].setdefault("", Value(f"services.{name}", None, at))
+                raise said(table, key, name).wrong(f"a table [{key}.{name}]")
+            found[name] = {inner: said(item, key, name, inner) for inner, item in table.items()}
+            found[name].setdefault("", said(None, key, name))
+        return found
+
+    for key, raw in tree.items():
+        if key == "services":
+            values.services = tables(raw, key, "services.orders")
+        elif key == "questions":
+            about = tables(raw, key, "questions.forward")
+            values.forward = about.pop("forward", {})
+            for unknown in about.values():
+                raise unknown[""].error("is unknown", "the table [questions.forward]")
+        else:
+            values.top[key] = said(raw, key)
     return values
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -59,6 +60,7 @@ _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 _WEEK_SECONDS = 7 * 86400
+_WEBHOOK_EXPECTED = "whsec_ and base64 of 24 to 64 bytes, several with commas"
 
 
 def words(value: Value) -> tuple[str, ...]:
@@ -208,6 +210,47 @@ def log_level(value: Value) -> str:
                 "debug, info, warning, error or critical, such as info,gateway.edge=debug"
             )
     return ",".join(words(value)).lower()
+
+
+def database_url(value: Value) -> str:
+    """A PostgreSQL or SQLite address; never shown in an error, since it may hold a password."""
+    url = text(value)
+    if not url.startswith(("postgresql://", "postgres://", "sqlite:///")):
+        raise value.error("has another scheme", "postgresql:// or sqlite:///")
+    return url
+
+
+def secret(value: Value) -> str:
+    """A secret: any text that is not empty; never shown in an error."""
+    if not isinstance(value.raw, str) or not value.raw.strip():
+        raise value.error("is empty or no text", "a text")
+    return value.raw.strip()
+
+
+def webhook_secrets(value: Value) -> tuple[bytes, ...]:
+    """Keys as Standard Webhooks writes them (`whsec_` and base64 of 24-64 bytes), newest first."""
+    keys = []
+    for word in words(value):
+        try:
+            if not word.startswith("whsec_"):
+                raise ValueError
+            key = b64decode(word.removeprefix("whsec_"), validate=True)
+        except ValueError:
+            raise value.error("is no webhook secret", _WEBHOOK_EXPECTED) from None
+        if not 24 <= len(key) <= 64:
+            raise value.error("is no webhook secret", _WEBHOOK_EXPECTED)
+        keys.append(key)
+    return tuple(keys)
+
+
+def pem(value: Value) -> str:
+    """A PEM text, or the file that holds one."""
+    if isinstance(value.raw, str) and value.raw.strip().startswith("-----BEGIN "):
+        return value.raw.strip() + "\n"
+    try:
+        return readable(value).read_text("ascii")
+    except UnicodeDecodeError:
+        raise value.error("is no PEM file", "a public key in PEM") from None
 
 
 def redis_url(value: Value) -> str:

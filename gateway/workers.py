@@ -12,15 +12,13 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import uvloop
 
+from gateway.exits import EXIT_CANNOT_START, EXIT_DONE, EXIT_STOPPED_AT_ONCE, EXIT_WRONG
 from gateway.settings import Settings
 
-EXIT_DRAINED = 0
-EXIT_WRONG = 1
-EXIT_CANNOT_START = 2
-EXIT_STOPPED_AT_ONCE = 130
 RESTART_DELAY_SECONDS = 1.0
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -87,9 +85,9 @@ class Supervisor:
         if self._cannot_start:
             return EXIT_CANNOT_START
         # One that is told before it listens for signals is simply ended, and had nothing to drain.
-        undrained = set(codes) - {EXIT_DRAINED, -signal.SIGTERM}
+        undrained = set(codes) - {EXIT_DONE, -signal.SIGTERM}
         if not undrained:
-            return EXIT_DRAINED
+            return EXIT_DONE
         return EXIT_STOPPED_AT_ONCE if undrained == {EXIT_STOPPED_AT_ONCE} else EXIT_WRONG
 
     def signal(self, number: signal.Signals) -> None:
@@ -98,7 +96,8 @@ class Supervisor:
             self._stopping.set()
         for process in self._running.values():
             if process.returncode is None:
-                process.send_signal(number)
+                with suppress(ProcessLookupError):  # it has ended, and is not waited for yet
+                    process.send_signal(number)
 
     async def _keep(self, worker: int) -> int:
         """Run one process again and again; the exit code of the last."""
@@ -115,7 +114,7 @@ class Supervisor:
             _say(f"worker {worker} ended with {code}: started again")
             try:
                 await asyncio.wait_for(self._stopping.wait(), self._restart_delay_seconds)
-                return EXIT_DRAINED
+                return EXIT_DONE
             except TimeoutError:
                 pass
 
@@ -127,7 +126,8 @@ class Supervisor:
         )
         self._running[worker] = process
         if self._stopping.is_set():  # told while the process was being started
-            process.send_signal(signal.SIGTERM)
+            with suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
         try:
             return await process.wait()
         finally:

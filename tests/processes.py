@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,14 +23,20 @@ ROOT = Path(__file__).parent.parent
 WAIT_SECONDS = 30
 
 
+_STATE = tempfile.TemporaryDirectory(prefix="gateway-tests-")
+
+
 def clean_environment(**extra: str) -> dict[str, str]:
-    """The environment without settings of the gateway; the shortest drain, any free port."""
+    """The environment without settings of the gateway; the shortest drain, any free port, files
+    where they do not stay.
+    """
     kept = {
         name: value
         for name, value in os.environ.items()
         if name in ("PATH", "HOME", "LANG", "TMPDIR") or name.startswith("COV")
     }
     kept |= {"PORT": "0", "LOG_FORMAT": "json", "DRAIN_GRACE_SECONDS": "0"}
+    kept["STATE_DIR"] = _STATE.name
     return kept | {"GATEWAY_CONFIG": str(ROOT / "config" / "gateway.toml")} | extra
 
 

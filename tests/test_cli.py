@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
+import jwt
 import pytest
 
 from gateway.cli import main
+from gateway.policy.auth import Authenticator, Credentials, Identity
+from gateway.settings import SETTINGS, Settings
+from tests.policy.keys import SECRET, ec_key, private_pem, public_pem
 from tests.processes import run_gateway, taken_port
 
 
 @pytest.fixture(autouse=True)
 def _no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("PORT", "HOST", "GATEWAY_CONFIG", "SERVICES", "RATE_LIMIT"):
+    for setting in SETTINGS:
+        monkeypatch.delenv(setting.name, raising=False)
+    for name in ("GATEWAY_CONFIG", "SERVICES"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -29,8 +36,11 @@ def test_check_says_what_would_run(
         "listen      http://[::1]:8081",
         "workers     1",
         "rate limit  1000 in 60 s, per client address",
+        "tokens      none",
         "service     orders, orders_service: http://a:1, http://b:2/x",
         "warning     EVENTS_URL is not registered: /api/v1/events is the gateway's own path",
+        "warning     no signing key is set (JWT_SECRET or JWT_PUBLIC_KEY): "
+        "reading is open, and so is writing from this machine",
     ]
     assert err == ""
 
@@ -118,6 +128,10 @@ def test_help_and_version_exit_0(capsys: pytest.CaptureFixture[str]) -> None:
             main([option])
         assert left.value.code == 0
     assert "gateway check" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as left:
+        main(["token", "--help"])
+    assert left.value.code == 0
+    assert "signed with JWT_SECRET" in capsys.readouterr().out
 
 
 def test_a_port_in_use_is_one_line() -> None:
@@ -137,6 +151,152 @@ def test_a_bad_setting_is_one_line() -> None:
         "gateway: environment: RATE_LIMIT is 'many', "
         "expected N, N/second, N/minute, N/hour or off\n"
     )
+
+
+def test_check_verifies_the_keys_of_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("JWT_SECRET", "short")
+    (tmp_path / "key.pem").write_text(public_pem(ec_key()))
+    monkeypatch.setenv("JWT_PUBLIC_KEY", "key.pem")
+    assert main(["check"]) == 0
+    out = capsys.readouterr().out
+    assert "tokens      ES256, HS256\n" in out
+    assert "warning     JWT_SECRET is shorter than 32 bytes" in out
+    (tmp_path / "key.pem").write_text(private_pem(ec_key()))
+    assert main(["check"]) == 1
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith("gateway: settings: JWT_PUBLIC_KEY is a private key, expected ")
+
+
+def test_a_bad_key_is_one_line_also_with_several_workers() -> None:
+    done = run_gateway(
+        WORKERS="2", PORT="18081", REDIS_URL="redis://h", JWT_SECRET='{"kty": "oct"}'
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "gateway: settings: JWT_SECRET is a key in PEM, DER or JWK, expected a secret text "
+        "(a public key goes to JWT_PUBLIC_KEY)\n"
+    )
+
+
+def given_token(capsys: pytest.CaptureFixture[str]) -> str:
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.count("\n") == 1
+    return out.strip()
+
+
+def test_token_prints_a_token_that_the_gateway_takes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("JWT_SECRET", SECRET)
+    before = int(time.time())
+    arguments = ["--sub", "alice", "--tier", "pro", "--scope", "events:read", "--tenant", "acme"]
+    assert main(["token", *arguments, "--client-id", "a", "--client-id", "b"]) == 0
+    printed = given_token(capsys)
+    field = Credentials(authorization=[f"Bearer {printed}".encode()])
+    found = Authenticator(Settings(jwt_secret=SECRET)).identify(field, time.time())
+    assert isinstance(found, Identity)
+    assert (found.subject, found.tenant, found.tier) == ("alice", "acme", "pro")
+    assert found.scopes == {"events:read"}
+    assert found.client_ids == {"a", "b"}
+    assert found.expires_at is not None
+    assert before + 3600 <= found.expires_at <= time.time() + 3600
+
+
+@pytest.mark.parametrize(
+    "scopes",
+    [
+        ["--scope", "events:read events:write"],
+        ["--scope", "events:read", "events:write"],
+        ["--scope", "events:read", "--scope", "events:write"],
+    ],
+)
+def test_token_takes_scopes_as_one_writes_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], scopes: list[str]
+) -> None:
+    monkeypatch.setenv("JWT_SECRET", SECRET)
+    assert main(["token", "--sub", "alice", *scopes]) == 0
+    claims = jwt.decode(given_token(capsys), SECRET, ["HS256"])
+    assert claims["scope"] == "events:read events:write"
+
+
+def test_token_says_only_what_it_was_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("JWT_SECRET", SECRET)
+    assert main(["token", "--sub", "alice", "--expires-in", "60"]) == 0
+    claims = jwt.decode(given_token(capsys), SECRET, ["HS256"])
+    assert set(claims) == {"sub", "iat", "exp"}
+    assert claims["exp"] - claims["iat"] == 60
+
+
+def test_token_adds_issuer_and_audience_where_they_are_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("JWT_SECRET", SECRET)
+    file = tmp_path / "x.toml"
+    file.write_text("jwt_issuer = 'us'\njwt_audience = 'gateway'\n")
+    assert main(["token", "--sub", "alice", "--config", str(file)]) == 0
+    claims = jwt.decode(given_token(capsys), SECRET, ["HS256"], audience="gateway", issuer="us")
+    assert claims["sub"] == "alice"
+
+
+def test_token_without_a_secret_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["token", "--sub", "alice"]) == 2
+    assert capsys.readouterr() == (
+        "",
+        "gateway: settings: JWT_SECRET is not set, expected the secret to sign with\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["--sub", ""], "its sub claim is no text"),
+        (["--sub", "a\nb"], "its sub claim is no text"),
+        (["--sub", "\udcff"], "the token can't be made"),
+        (["--sub", "a", "--scope", 'x"y'], "its scope claim is no text of scopes"),
+        (["--sub", "a", "--client-id", ""], "its client_ids claim is no list of texts"),
+    ],
+)
+def test_token_prints_none_that_the_gateway_would_refuse(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    what: str,
+) -> None:
+    monkeypatch.setenv("JWT_SECRET", SECRET)
+    assert main(["token", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert what in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *([], ["--sub"], ["alice"], ["--sub", "a", "--tier", "gold"], ["--sub", "a", "--nope"]),
+        *(["--sub", "a", "--expires-in", seconds] for seconds in ("0", "-1", "1.5", "x", "", "²")),
+    ],
+)
+def test_wrong_usage_of_token_prints_its_usage(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["token", *arguments])
+    assert left.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: gateway token ")
+
+
+def test_a_bad_key_keeps_no_token_from_being_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("JWT_SECRET", public_pem(ec_key()))
+    assert main(["token", "--sub", "alice"]) == 2
+    assert capsys.readouterr().err.startswith("gateway: settings: JWT_SECRET is a key in PEM")
 
 
 def test_checking_needs_none_of_the_servers_libraries() -> None:
