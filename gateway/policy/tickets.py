@@ -1,0 +1,239 @@
+"""How a browser opens an event stream: a ticket in the URL, once, then a cookie.
+
+An EventSource sends no Authorization field and keeps its URL when it reconnects. So a page asks for
+a ticket with its token, opens the stream with the ticket, and gets a *stream grant*: a signed
+cookie that is good for this client id's streams and that the reconnects use. Tickets in memory are
+here, those in Redis in tickets_redis. The clock is passed in: `wall` is Unix seconds, since a
+token's end is one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import os
+import re
+import secrets
+from collections import OrderedDict
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote
+
+from gateway.policy.auth import Identity
+from gateway.policy.signatures import BadTokenError, Signatures, key_bytes
+from gateway.settings import Settings, SettingsError
+
+TICKET_SECONDS: Final = 30
+# A ticket lives 30 s: 10,000 of them are 333 page loads a second. Some 500 bytes each.
+MAX_TICKETS: Final = 10_000
+COOKIE_NAME: Final = "gateway_stream"
+# Of a credential without an end (no token has none): a working day, so that a cookie on a shared
+# machine does not outlive its owner's presence by much.
+ENDLESS_GRANT_SECONDS: Final = 12 * 3600
+KEY_FILE: Final = "stream-cookie.key"
+
+_TICKET_BYTES: Final = 32  # 256 bits: nobody guesses one in 30 s, nor in 30 years
+_MAX_VALUES: Final = 4  # cookies of our name that are tried; a browser sends one for a path
+_WRITTEN: Final = re.compile(r"[A-Za-z0-9._~:@%-]{1,384}").fullmatch  # 128 characters, all as %XX
+_KEY: Final = re.compile(r"[0-9a-f]{64}\n").fullmatch
+
+
+class TicketsAwayError(ConnectionError):
+    """Where the tickets are kept can't be reached; asking again does no harm."""
+
+
+class Tickets:
+    """Tickets in memory, for one process: each opens one client id's stream once, within 30 s.
+
+    At most 10,000 are kept, of which the oldest go first.
+    """
+
+    __slots__ = ("_issued",)
+
+    def __init__(self) -> None:
+        self._issued: OrderedDict[bytes, tuple[float, Identity]] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return f"<Tickets {len(self._issued)}>"
+
+    def __len__(self) -> int:
+        """Tickets kept now, those that ran out and were not met since among them."""
+        return len(self._issued)
+
+    def issue(self, identity: Identity, client_id: str, wall: float) -> str:
+        """A new ticket with the rights of `identity`, for the streams of `client_id` only."""
+        issued = self._issued
+        while issued:
+            oldest = next(iter(issued))
+            if len(issued) < MAX_TICKETS and wall < issued[oldest][0]:
+                break
+            del issued[oldest]
+        ticket = new_ticket()
+        issued[ticket_key(ticket, client_id)] = (wall + TICKET_SECONDS, identity)
+        return ticket
+
+    def redeem(self, ticket: str, client_id: str, wall: float) -> Identity | None:
+        """Whose ticket it is, once; None when it is used, too old, another client id's or none, or
+        when its owner's token has ended.
+        """
+        kept = self._issued.pop(ticket_key(ticket, client_id), None)
+        if kept is None or wall >= kept[0] or kept[1].has_ended(wall):
+            return None
+        return kept[1]
+
+
+def new_ticket() -> str:
+    """43 characters that a URL takes as they are."""
+    return secrets.token_urlsafe(_TICKET_BYTES)
+
+
+def ticket_key(ticket: str, client_id: str) -> bytes:
+    """Under what a ticket is kept. It needs both, so a ticket for one client id is unknown for any
+    other, and what is kept opens nothing.
+    """
+    both = f"{client_id} {ticket}"
+    return hashlib.sha256(both.encode("utf-8", "surrogatepass")).digest()
+
+
+class StreamGrants:
+    """Signed cookies, each good for the event streams of one client id until its owner's token
+    ends.
+
+    A grant holds who the owner is and the one right to read that client id, not the owner's other
+    rights: a cookie is all that a thief needs, and a browser keeps at most 4 KiB of one.
+    """
+
+    __slots__ = ("_signatures",)
+
+    def __init__(self, key: str) -> None:
+        """`key` is a secret of this use only: see `grant_key`."""
+        self._signatures = Signatures(key)
+
+    def set_cookie(
+        self,
+        identity: Identity,
+        client_id: str,
+        wall: float,
+        *,
+        secure: bool,
+        written: str | None = None,
+    ) -> bytes | None:
+        """The value of a Set-Cookie field (RFC 6265 §4.1); None where the caller has no credential:
+        then reading is open, and must not stay so for a cookie once a key is set.
+
+        `written` is the client id as the path of the request has it, for browsers compare paths
+        byte for byte and send `a%40b` as it stands in the page's URL. `secure`: it came by TLS.
+        Raises ValueError when that is not the client id.
+        """
+        written = client_id if written is None else written
+        if not _WRITTEN(written) or unquote(written) != client_id:
+            raise ValueError("written must be the client id, percent-encoded or not")
+        if identity.subject is None:
+            return None
+        ends_at = identity.expires_at
+        claims = {
+            "client_id": client_id,
+            "sub": identity.subject,
+            "tenant": identity.tenant,
+            "tier": identity.tier,
+            "exp": wall + ENDLESS_GRANT_SECONDS if ends_at is None else ends_at,
+        }
+        parts = [f"{COOKIE_NAME}={self._signatures.sign(claims)}"]
+        parts.append(f"Path=/api/v1/events/{written}")
+        if ends_at is not None:  # else the browser drops it with its session
+            parts.append(f"Max-Age={max(0, int(ends_at - wall))}")
+        parts += ["HttpOnly", "SameSite=Strict"]
+        if secure:
+            parts.append("Secure")
+        return "; ".join(parts).encode("ascii")
+
+    def read(self, cookie: bytes | None, client_id: str, wall: float) -> Identity | None:
+        """The owner of the grant in a Cookie field, reduced to reading `client_id`; None: no grant,
+        a forged or ended one, or one for another client id.
+        """
+        if cookie is None:
+            return None
+        prefix = f"{COOKIE_NAME}=".encode("ascii")
+        pairs = (pair.strip() for pair in cookie.split(b";"))
+        values = [pair.removeprefix(prefix) for pair in pairs if pair.startswith(prefix)]
+        for value in values[:_MAX_VALUES]:
+            identity = self._owner(value, client_id, wall)
+            if identity is not None:
+                return identity
+        return None
+
+    def _owner(self, value: bytes, client_id: str, wall: float) -> Identity | None:
+        try:
+            claims = self._signatures.claims(value)
+        except BadTokenError:
+            return None
+        subject, tenant, tier = claims.get("sub"), claims.get("tenant"), claims.get("tier")
+        ends_at = claims.get("exp")
+        if (
+            claims.get("client_id") != client_id
+            or not isinstance(ends_at, int | float)
+            or wall >= ends_at
+            or not isinstance(subject, str)
+            or not isinstance(tenant, str | None)
+            or not isinstance(tier, str)
+        ):
+            return None
+        return Identity(
+            subject, tenant, tier, client_ids=frozenset((client_id,)), expires_at=float(ends_at)
+        )
+
+
+def grant_key(settings: Settings) -> str:
+    """The key of stream grants: from COOKIE_SECRET, else one that is made once in STATE_DIR.
+
+    It is derived with a label and the keys that tokens are signed with: neither secret signs
+    anything else, a cookie is never a token, and new keys end the cookies of the old ones. Gateways
+    on several machines need COOKIE_SECRET to know each other's cookies. Reads and perhaps writes a
+    file; raises SettingsError when it can't.
+    """
+    secret = settings.cookie_secret
+    if secret is None:
+        secret = _kept_secret(settings.state_dir / KEY_FILE)
+    label = "\0".join((COOKIE_NAME, settings.jwt_secret or "", settings.jwt_public_key or ""))
+    return hmac.new(key_bytes(secret), label.encode(), "sha256").hexdigest()
+
+
+def _kept_secret(file: Path) -> str:
+    try:
+        try:
+            text = file.read_text("ascii")
+        except FileNotFoundError:
+            _make_secret(file)
+            text = file.read_text("ascii")
+    except UnicodeDecodeError:
+        text = ""
+    except OSError as error:
+        raise SettingsError(
+            f"settings: {file} can't be read or made ({error.strerror}), "
+            "expected a STATE_DIR to write to, or COOKIE_SECRET"
+        ) from None
+    if not _KEY(text):
+        raise SettingsError(
+            f"settings: {file} holds no key of this gateway, expected one (deleting the file makes "
+            "a new one), or COOKIE_SECRET"
+        )
+    return text
+
+
+def _make_secret(file: Path) -> None:
+    """Make the file whole or not at all: a link to a finished file never replaces another's, so of
+    several processes that start at once one wins and all read the same.
+    """
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = file.with_name(f"{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with open(descriptor, "w", encoding="ascii") as opened:  # noqa: PTH123 - a descriptor
+            opened.write(f"{secrets.token_hex(32)}\n")
+            opened.flush()
+            os.fsync(descriptor)
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, file)
+    finally:
+        draft.unlink()
