@@ -1,0 +1,16 @@
+"""Callbacks: decisions go out, to the URL of whoever asked and to the configured service."""
+
+from gateway.callbacks.address import Allowed, check_callback_url
+from gateway.callbacks.delivery import DeliveryWorker
+from gateway.callbacks.kinds import delivery_requests
+from gateway.callbacks.lookups import Lookups
+from gateway.callbacks.sending import Sender
+
+__all__ = [
+    "Allowed",
+    "DeliveryWorker",
+    "Lookups",
+    "Sender",
+    "check_callback_url",
+    "delivery_requests",
+]
