@@ -14,6 +14,7 @@ import structlog
 from aiohttp import web
 
 from gateway import __version__
+from gateway.assemble_events import EventRoom
 from gateway.control.app import PATHS, ControlState, build_app
 from gateway.edge.context import EdgeContext
 from gateway.edge.deadlines import Deadlines
@@ -63,6 +64,7 @@ class Gateway:
         self._metrics = Metrics(__version__)
         self._metrics.log_records_dropped(lambda: self._writer.dropped)
         self._metrics.upstream_connections(self._connection_figures)
+        self._room = EventRoom(settings, self._metrics)
         self._asked = self._control_state()
         self._control = web.AppRunner(
             build_app(self._asked),
@@ -72,7 +74,9 @@ class Gateway:
             max_field_size=settings.max_headers_bytes + 1024,
             max_headers=settings.max_header_count + 32,
         )
+        self._deadlines = Deadlines(time.monotonic, self._loop.call_later)
         self._context = self._build_context(console)
+        self._room.attach(self._context)
         self._server = EdgeServer(self._context)
         self._runner = web.ServerRunner(self._server, shutdown_timeout=settings.drain_seconds)
         self._sockets: list[socket.socket] = []
@@ -108,6 +112,7 @@ class Gateway:
             self._restore_log()
             raise
         self._spares = [listener.dup() for listener in self._sockets]
+        await self._room.start()
         await self._control.setup()
         control = self._control.server
         if control is None:  # pragma: no cover - setup made it
@@ -130,7 +135,7 @@ class Gateway:
                 endpoints=[str(url) for url in service.endpoints],
                 names=list(service.aliases),
             )
-        for warning in settings.warnings:
+        for warning in (*settings.warnings, *self._room.authenticator.warnings()):
             self._log.warning("settings", warning=warning)
         self._log.info(
             "listening", host=host, port=port, tls=self._tls is not None, version=__version__
@@ -148,12 +153,15 @@ class Gateway:
             return
         self._state = "draining"
         self._context.draining = True
+        self._room.hub.draining = True
         self._log.info("draining", connections=len(self._server.connections), grace=grace)
         with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.drain_grace_seconds):
                 await self._hurry.wait()
         await self._close_listeners()
+        self._room.drain()
         await self._runner.cleanup()
+        await self._room.close()
         for pool in [*self._context.pools.values(), *self._retired]:
             pool.close()
         await self._control.cleanup()
@@ -197,6 +205,7 @@ class Gateway:
         tls = _listener_tls(settings)
         if self._tls is not None and tls is not None and settings.tls_cert and settings.tls_key:
             self._tls.load_cert_chain(settings.tls_cert, settings.tls_key)
+        self._room.reload(settings, self._context)
         before, self._settings = self._settings, settings
         self._upstream_tls = (
             None if settings.upstream_ca != before.upstream_ca else self._upstream_tls
@@ -234,9 +243,7 @@ class Gateway:
 
     def _build_context(self, console: bool) -> EdgeContext:
         settings = self._settings
-        deadlines = Deadlines(time.monotonic, self._loop.call_later)
         services = self._services(settings)
-        self._deadlines = deadlines
         return EdgeContext(
             settings=settings,
             limits=_head_limits(settings),
@@ -247,7 +254,7 @@ class Gateway:
             metrics=self._metrics,
             access=AccessLog(self._writer, settings.access_log, console),
             timestamps=Timestamps(),
-            deadlines=deadlines,
+            deadlines=self._deadlines,
             outbox=Outbox(self._loop.call_soon),
             ids=Ids(os.urandom),
             via=_pseudonym(settings),
@@ -307,6 +314,9 @@ class Gateway:
             ready=lambda: self._state,
             services=self._health,
             started_wall=self._started_wall,
+            tickets=self._room.door.tickets,
+            questions=self._room.questions,
+            dependencies=lambda: self._room.dependencies,
         )
 
     def _health(self) -> list[dict[str, object]]:

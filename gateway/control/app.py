@@ -12,7 +12,8 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from gateway.control import health, metrics, openapi
+from gateway.control import approvals, health, metrics, openapi, questions, tickets
+from gateway.control.answers import Failed
 from gateway.control.state import STATE, ControlState
 from gateway.errors import ERRORS, Rejection, render
 
@@ -25,6 +26,15 @@ PATHS: tuple[str, ...] = (
     "/health/ready",
     "/metrics",
     "/openapi.json",
+    "/approvals",
+    "/api/v1/events/{client_id}",
+    "/api/v1/events/{client_id}/ticket",
+    "/api/v1/events/{client_id}/response",
+    "/api/v1/events/{client_id}/questions",
+    "/api/v1/questions",
+    "/api/v1/questions/{question_id}",
+    "/api/v1/questions/{question_id}/response",
+    "/api/v1/questions/{question_id}/wait",
 )
 
 _log = structlog.get_logger("gateway.control")
@@ -52,7 +62,15 @@ def build_app(state: ControlState) -> web.Application:
     app.router.add_get("/health/ready", health.ready)
     app.router.add_route("*", "/metrics", metrics.metrics)
     app.router.add_get("/openapi.json", openapi.openapi)
+    app.router.add_routes([*approvals.routes(), *tickets.routes(), *questions.routes()])
+    app.router.add_get("/api/v1/events/{client_id}", _at_the_door)
+    app.router.add_post("/api/v1/events/{client_id}", _at_the_door)
     return app
+
+
+async def _at_the_door(_request: web.Request) -> web.Response:  # pragma: no cover
+    """Streams and publications never come here; a known path gives other methods their 405."""
+    raise web.HTTPInternalServerError
 
 
 @web.middleware
@@ -60,6 +78,8 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
     """Give every error the contract's shape, whoever raised it."""
     try:
         return await handler(request)
+    except Failed as failed:
+        return _render(request, failed.rejection)
     except web.HTTPException as error:
         if error.status < 400:
             raise
@@ -74,13 +94,20 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
 
 def _error_response(request: web.Request, code: str, allow: str | None = None) -> web.Response:
     message = _MESSAGES.get(code, "The request was refused.").format(method=request.method)
-    rejection = Rejection(code, message)
+    headers = () if allow is None else ((b"Allow", allow.encode("ascii")),)
+    return _render(request, Rejection(code, message, headers=headers))
+
+
+def _render(request: web.Request, rejection: Rejection) -> web.Response:
     problem = "application/problem+json" in request.headers.get("Accept", "").lower()
     body, content_type = render(rejection, request.headers.get("X-Request-ID", ""), problem=problem)
     headers = {"Content-Type": content_type.decode("ascii"), "Cache-Control": "no-store"}
-    headers["X-Gateway-Error"] = code  # for the access record: the door takes it off
-    if allow is not None:
-        headers["Allow"] = allow
+    headers["X-Gateway-Error"] = rejection.code  # for the access record: the door takes it off
+    if rejection.retry_after_seconds is not None:
+        headers["Retry-After"] = str(rejection.retry_after_seconds)
+    headers.update(
+        (name.decode("ascii"), value.decode("ascii")) for name, value in rejection.headers
+    )
     return web.Response(body=body, status=rejection.status, headers=headers)
 
 

@@ -19,6 +19,7 @@ _NO_STORE = {"Cache-Control": "no-store"}
 
 # A service nobody has asked yet is no reason to worry.
 _FINE = ("healthy", "unknown")
+_UNHEALTHY = "unhealthy"
 
 
 async def live(_request: web.Request) -> web.Response:
@@ -27,27 +28,34 @@ async def live(_request: web.Request) -> web.Response:
 
 
 async def ready(request: web.Request) -> web.Response:
-    """200 when new requests are welcome, else 503 and the reason."""
-    state = request.app[STATE].ready()
-    if state == "ready":
-        return _json({"status": "ready"}, 200)
-    return _json({"status": "unavailable", "reason": state}, 503)
+    """200 when new requests are welcome, else 503 and the reason; without its database also."""
+    state = request.app[STATE]
+    reason = state.ready()
+    if reason == "ready":
+        away = [name for name, each in state.dependencies().items() if each["state"] == _UNHEALTHY]
+        if not away:
+            return _json({"status": "ready"}, 200)
+        reason = f"{away[0]} away"
+    return _json({"status": "unavailable", "reason": reason}, 503)
 
 
 async def health(request: web.Request) -> web.Response:
     """The gateway and every service with its endpoints.
 
-    `degraded` (200) when a service is not well, `unhealthy` (503) only when the gateway itself
-    takes no requests: a back end that is down must not take its gateway out of the rotation.
+    `degraded` (200) when a service or Redis is not well, `unhealthy` (503) only when the gateway
+    itself takes no requests or has no database: a back end that is down must not take its gateway
+    out of the rotation.
     """
     state = request.app[STATE]
     readiness = state.ready()
     services = state.services()
     well = all(service.get("state") in _FINE for service in services)
-    if readiness != "ready":
-        status = "unhealthy"
+    needed = state.dependencies()
+    states = {each["state"] for each in needed.values()}
+    if readiness != "ready" or _UNHEALTHY in states:
+        status = _UNHEALTHY
     else:
-        status = "healthy" if well else "degraded"
+        status = "healthy" if well and states <= {"healthy"} else "degraded"
     body = {
         "status": status,
         "version": __version__,
@@ -63,6 +71,10 @@ async def health(request: web.Request) -> web.Response:
                 "not_healthy": sum(service.get("state") not in _FINE for service in services),
             },
             "event_loop": {"status": "healthy", "lag_seconds": state.metrics.loop_lag_seconds},
+            **{
+                name: {"status": each["state"]} | {k: v for k, v in each.items() if k != "state"}
+                for name, each in needed.items()
+            },
         },
         "services": services,
     }

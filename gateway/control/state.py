@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from gateway.observe.metrics import Metrics
+from gateway.policy.tickets import Tickets
+from gateway.policy.tickets_redis import RedisTickets
 from gateway.settings import Settings
+from sse.questions import Questions
 
 
 @dataclass(slots=True)
@@ -18,6 +21,8 @@ class ControlState:
     `ready` says `ready`, `starting` or `draining`. `services` gives a dict for each service: name,
     state (healthy, degraded, unhealthy, unknown) and endpoints, a list of dicts of url, state,
     idle, active, waiting, latency_ms, last_error. `started_wall` is Unix time in seconds.
+    `dependencies` gives by name what else is needed: state (healthy, degraded, unhealthy) and
+    more, such as latency_ms and error.
     """
 
     settings: Settings
@@ -25,6 +30,9 @@ class ControlState:
     ready: Callable[[], str]
     services: Callable[[], list[dict[str, object]]]
     started_wall: float
+    tickets: Tickets | RedisTickets
+    questions: Questions
+    dependencies: Callable[[], dict[str, dict[str, object]]]
 
 
 STATE: web.AppKey[ControlState] = web.AppKey("state", ControlState)

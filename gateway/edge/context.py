@@ -4,10 +4,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from gateway.edge.deadlines import Deadlines
 from gateway.edge.headers import Ids
@@ -21,7 +21,22 @@ from gateway.routing.table import RouteTable
 from gateway.settings import Settings
 
 if TYPE_CHECKING:
+    from gateway.edge.exchange import Exchange
     from gateway.edge.pool import Pool
+    from gateway.policy.auth import Authenticator
+
+# The one path that the door answers itself: it opens streams and takes publications.
+EVENTS_ROUTE: Final = "/api/v1/events/{client_id}"
+# interface.md, Limits: bad credentials have their own bucket per address.
+BAD_CREDENTIALS_A_MINUTE: Final = 20
+BAD_CREDENTIAL_KEYS: Final = 100_000  # addresses remembered; the least recently seen go first
+
+
+class LocalRequest(Protocol):
+    """A request that is answered at the door itself, by callbacks."""
+
+    def receive(self, pieces: Sequence[bytes], complete: bool) -> None:
+        """Called when the request is admitted and then for more of its body, until complete."""
 
 
 @dataclass(slots=True, eq=False)
@@ -44,6 +59,12 @@ class EdgeContext:
     clock: Callable[[], float]  # seconds, monotonic
     wall: Callable[[], float]  # seconds since 1970
     log: Any
+    authenticator: Authenticator | None = None  # None: the gateway's own paths are closed to all
+    bad_credentials: RateLimiter = field(
+        default_factory=lambda: RateLimiter(BAD_CREDENTIALS_A_MINUTE, 60, BAD_CREDENTIAL_KEYS)
+    )
+    # What is answered at the door itself, by route and method.
+    local: dict[tuple[str, bytes], Callable[[Exchange], LocalRequest]] = field(default_factory=dict)
     draining: bool = False
     via_10: bytes = field(init=False)
     via_11: bytes = field(init=False)

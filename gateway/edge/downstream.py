@@ -21,7 +21,7 @@ from gateway.edge.deadlines import NEVER
 from gateway.edge.exchange import Exchange
 from gateway.edge.headers import forwarding_lines
 from gateway.edge.reading import RequestReader
-from gateway.edge.roles import OpenTunnel, Server
+from gateway.edge.roles import Connection, OpenTunnel, Server
 from gateway.errors import Rejection
 
 # After a client's FIN in the middle of an exchange: a client that closed answers our bytes with a
@@ -63,12 +63,12 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_body_seen", "_eof", "_forwarding", "_forwarding_host", "_head_begun", "_held", "_holds",
-        "_reader", "_resuming", "_server", "_stalled_bytes", "_state", "_transport", "_tunnel",
-        "_wrote", "context", "deadline", "exchange", "filed_tick", "paused", "peer",
+        "_reader", "_resuming", "_stalled_bytes", "_state", "_transport", "_tunnel",
+        "_wrote", "context", "deadline", "exchange", "filed_tick", "paused", "peer", "server",
     )  # fmt: skip
 
     def __init__(self, server: Server) -> None:
-        self._server = server
+        self.server = server
         self.context: EdgeContext = server.context
         self._reader = RequestReader(self.context.limits)
         self.exchange: Exchange | None = None
@@ -106,8 +106,8 @@ class ClientConnection(asyncio.Protocol):
         address = transport.get_extra_info("peername")
         scheme = "http" if transport.get_extra_info("sslcontext") is None else "https"
         self.peer = Peer(address[0] if address else "127.0.0.1", scheme, context)
-        self._server.opened(self)
-        if self._server.is_full:
+        self.server.opened(self)
+        if self.server.is_full:
             most = context.settings.max_connections
             message = f"the gateway holds its {most} connections; try again later"
             self._refuse(Rejection("OVERLOADED", message, 1, close=True))
@@ -141,7 +141,7 @@ class ClientConnection(asyncio.Protocol):
         """The connection is gone, whoever ended it."""
         self._state = CLOSED
         self.context.deadlines.remove(self)
-        self._server.closed(self)
+        self.server.closed(self)
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.client_gone("the client closed the connection")
@@ -210,6 +210,7 @@ class ClientConnection(asyncio.Protocol):
             self._body_seen = 0
             self._set_deadline(BODY_CHECK_SECONDS)
         if reader.body or (reader.complete and head.chunked):
+            exchange.early = reader.body
             exchange.request_body(reader.body, reader.complete, reader.trailers)
             reader.body = []
         else:
@@ -311,7 +312,7 @@ class ClientConnection(asyncio.Protocol):
         reader = self._reader
         if self._state is CLOSED:
             return
-        if keep and not self._eof and (self._held or not self._server.closing):
+        if keep and not self._eof and (self._held or not self.server.closing):
             reader.rest()
             self._state = READING
             settings = self.context.settings
@@ -341,17 +342,30 @@ class ClientConnection(asyncio.Protocol):
         self._transport.resume_reading()
         return self._transport
 
+    @property
+    def done(self) -> bool:
+        """Whether the client has sent its FIN."""
+        return self._eof
+
+    def hand_over(self, successor: Connection) -> asyncio.Transport:
+        """An event stream takes over the transport and this connection's place in the server."""
+        transport = self.detach()
+        self._held = b""  # behind the request of a stream nothing is read
+        self.server.opened(successor)
+        self.server.closed(self)
+        return transport
+
     def detached_end(self) -> None:
         """The tunnel is over."""
         self._state = CLOSED
         if self._tunnel is not None:
-            self._server.tunnels.discard(self._tunnel)
-        self._server.closed(self)
+            self.server.tunnels.discard(self._tunnel)
+        self.server.closed(self)
 
     def add_tunnel(self, tunnel: OpenTunnel) -> None:
         """Remember the tunnel and pass it what came early."""
         self._tunnel = tunnel
-        self._server.tunnels.add(tunnel)
+        self.server.tunnels.add(tunnel)
         if self._held:
             held, self._held = self._held, b""
             tunnel.send_held(held)

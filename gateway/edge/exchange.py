@@ -7,10 +7,12 @@ that one hands in the response as it comes. Whatever happens, `_conclude` runs e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from gateway.edge import message as m
 from gateway.edge.admission import admit
+from gateway.edge.answer import OPTIONS_ALLOW, answer, answer_error
 from gateway.edge.headers import Field, is_traceparent, trailers
 from gateway.edge.message import BY_CLOSE, CHUNKED, UNFRAMED, Framing
 from gateway.edge.pool import NoConnection, Pool
@@ -18,19 +20,18 @@ from gateway.edge.reading import ResponseReader
 from gateway.edge.record import UNROUTED, write_record
 from gateway.edge.roles import Client
 from gateway.edge.tunnel import Tunnel
-from gateway.errors import Rejection, render
+from gateway.errors import Rejection
 from gateway.routing.services import Service
 
 if TYPE_CHECKING:
+    from gateway.edge.context import LocalRequest
     from gateway.edge.upstream import UpstreamConnection
+    from gateway.policy.auth import Identity
 
 REPLAY_BYTES: Final = 65536  # of a request body kept for the stale keep-alive race
 CLIENT_GONE: Final = 499  # as nginx logs it; never sent
 # RFC 9110 §9.2.2: what a proxy may send again of its own accord.
 _IDEMPOTENT: Final = frozenset(b"GET HEAD OPTIONS PUT DELETE TRACE PROPFIND REPORT SEARCH".split())
-_ALLOW: Final = (
-    b"HTTP/1.1 204 No Content\r\nAllow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
-)
 
 
 class Exchange:
@@ -56,6 +57,9 @@ class Exchange:
     traceparent = b""
     end_reason: str | None = None
     finished = False
+    identity: Identity | None = None
+    early: Sequence[bytes] = ()  # body that came with the head, as it came
+    _local: LocalRequest | None = None
     _pool: Pool | None = None
     _framing: Framing = UNFRAMED
     _keep = False
@@ -88,7 +92,7 @@ class Exchange:
         head, context = self.head, self.context
         self._identify()
         if head.target == b"*" and head.method == b"OPTIONS":
-            self._answer_options()
+            answer(self, 204, [OPTIONS_ALLOW], None)
             return
         rejection = admit(context, self, self.client.peer)
         service = self.service
@@ -100,6 +104,17 @@ class Exchange:
         if max(head.content_length or 0, self.bytes_in) > service.settings.max_body_bytes:
             self.reject(self._too_large(service))
             return
+        if service is context.mounted:
+            begin = context.local.get((self.route, head.method))
+            if begin is not None:
+                self._local = begin(self)
+                self._unsent = []
+                self.client.hold_upload(False)
+                self._local.receive(self.early, self.request_complete)
+                if self.awaits_continue and not self.request_complete and not self.status:
+                    self._interim_sent = True
+                    self.client.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # RFC 9110 §10.1.1
+                return
         if head.upgrade is not None:
             self._upgrade = m.allowed_upgrade(head.upgrade, service.upgrades)
         self._pool = context.pools[service.balance.pick().key]
@@ -156,6 +171,8 @@ class Exchange:
             lines += b"X-Gateway-Client: %b\r\n" % self.client_address.encode()
             if not head.forwarding and head.via is None:
                 lines += b"X-Gateway-Direct: 1\r\n"
+            if self.identity is not None:
+                lines += b"X-Gateway-Identity: %b\r\n" % self.identity.encode()
         return lines
 
     def request_body(self, pieces: list[bytes], complete: bool, end: list[Field]) -> None:
@@ -169,6 +186,9 @@ class Exchange:
             return
         if self.service is not None and self.bytes_in > self.service.settings.max_body_bytes:
             self.reject(self._too_large(self.service))
+            return
+        if self._local is not None:
+            self._local.receive(pieces, complete)
             return
         framed = pieces
         if self.head.chunked:
@@ -273,7 +293,7 @@ class Exchange:
             # A final status before the body ends the upload: nobody wants the rest (RFC 9112 §9.6).
             self._upload_over = True
             self.client.hold_upload(True)
-        pieces += (limit_lines, self._closing_lines(self._framing is not BY_CLOSE))
+        pieces += (limit_lines, self.closing_lines(self._framing is not BY_CLOSE))
         return pieces
 
     def _end_response(self, reader: ResponseReader, pieces: list[bytes]) -> None:
@@ -282,9 +302,9 @@ class Exchange:
         if pieces:
             self.client.write(b"".join(pieces))
         # An upload that was not finished leaves the connection in the middle of a message.
-        self._finish(reusable=reader.keep_alive and self.request_complete and not reader.excess)
+        self.finish(reusable=reader.keep_alive and self.request_complete and not reader.excess)
 
-    def _closing_lines(self, framed: bool) -> bytes:
+    def closing_lines(self, framed: bool) -> bytes:
         """X-Request-ID, Connection and the empty line; decides whether the connection is kept."""
         head = self.head
         self._keep = (
@@ -446,28 +466,13 @@ class Exchange:
         if self.status:
             self._truncate(rejection.message, rejection.code)
             return
-        head = self.head
         if not self.request_id:
             self._identify()
-        self.status, self.error_code = rejection.status, rejection.code
+        self.error_code = rejection.code
         self._drop_upstream()
         if rejection.close:
             self.request_complete = False
-        body, content_type = render(rejection, self.request_id, problem=head.wants_problem)
-        pieces = m.error_pieces(rejection, content_type, len(body), self.context.date())
-        pieces += (self.limit_lines, self._closing_lines(framed=True))
-        if head.method != b"HEAD":
-            pieces.append(body)
-            self.bytes_out += len(body)
-        self.client.write(b"".join(pieces))
-        self._finish(reusable=False)
-
-    def _answer_options(self) -> None:
-        """`OPTIONS *` asks about the server itself (RFC 9110 §9.3.7)."""
-        self.status = 204
-        closing = self._closing_lines(framed=True)
-        self.client.write(b"%bDate: %b\r\n%b" % (_ALLOW, self.context.date(), closing))
-        self._finish(reusable=False)
+        answer_error(self, rejection)
 
     # The end
 
@@ -479,7 +484,7 @@ class Exchange:
         elif self._pool is not None:
             self._pool.cancel(self)
 
-    def _finish(self, *, reusable: bool) -> None:
+    def finish(self, *, reusable: bool) -> None:
         upstream, self.upstream = self.upstream, None
         if upstream is not None:
             self.answered_at = self.context.clock()

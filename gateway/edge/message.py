@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import Enum
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Final
 
 from gateway.edge import headers as h
-from gateway.errors import REASONS, Rejection
+from gateway.errors import Rejection
 
 HTTP_10: Final = 10
 HTTP_11: Final = 11
@@ -61,6 +61,14 @@ class RequestHead:
         self.target = target
         self.version = version
         self.fields = fields
+
+    @cached_property
+    def by_name(self) -> dict[bytes, list[bytes]]:
+        """The values of the fields that go on, by lower-cased name; for the gateway's own paths."""
+        found: dict[bytes, list[bytes]] = {}
+        for name, value in self.fields:
+            found.setdefault(name.lower(), []).append(value)
+        return found
 
     @property
     def has_body(self) -> bool:
@@ -365,18 +373,6 @@ def switching_pieces(head: ResponseHead, offered: bytes) -> list[bytes] | None:
 def token(value: bytes | None) -> bytes:
     """A protocol's name for comparing."""
     return (value or b"").strip().lower()
-
-
-def error_pieces(
-    rejection: Rejection, content_type: bytes, size_bytes: int, date: bytes
-) -> list[bytes]:
-    """The head of an error answer, still without its last lines."""
-    line = status_line(rejection.status, REASONS[rejection.status]) or b""
-    pieces = [line, b"Content-Type: ", content_type, b"\r\nContent-Length: %d\r\n" % size_bytes]
-    pieces += (b"Date: ", date, b"\r\nCache-Control: no-store\r\n", *field_lines(rejection.headers))
-    if rejection.retry_after_seconds is not None:
-        pieces.append(b"Retry-After: %d\r\n" % rejection.retry_after_seconds)
-    return pieces
 
 
 def allowed_upgrade(offered: bytes, allowed: frozenset[bytes]) -> bytes:

@@ -9,33 +9,51 @@ from gateway.observe.agents import ai_agent
 if TYPE_CHECKING:
     from gateway.edge.exchange import Exchange
 
+# The order of a record's fields; an end reason follows where there is one.
+RECORD_FIELDS = (
+    "timestamp", "level", "message", "request_id", "correlation_id", "trace_id", "client_ip",
+    "user_id", "tenant", "method", "path", "query", "route", "service", "endpoint", "status",
+    "error_code", "duration_ms", "upstream_ms", "bytes_in", "bytes_out", "attempts", "user_agent",
+    "ai_agent",
+)  # fmt: skip
 UNROUTED = "none"  # the service label of what reached no service
 
 
 def write_record(exchange: Exchange) -> None:
-    """Count the exchange and write its record. Durations in milliseconds; sizes are of bodies, in
-    bytes.
-    """
+    """Count the exchange and write its record, when it is over."""
+    observe(exchange)
+    if exchange.context.access.enabled:
+        exchange.context.access.write(record_of(exchange))
+
+
+def observe(exchange: Exchange) -> None:
+    """Count the exchange in the figures."""
     context, head = exchange.context, exchange.head
     now = exchange.answered_at or context.clock()
-    seconds = now - exchange.started
     upstream_seconds = now - exchange.sent_at if exchange.sent_at else None
-    status, code, service = exchange.status, exchange.error_code, exchange.service
-    method = head.method.decode("latin-1")
+    service = exchange.service
     if service is not None:
         metrics = service.metrics
         metrics.in_flight -= 1
     else:
         metrics = context.metrics.service(UNROUTED)
-    metrics.observe(exchange.route, method, status, seconds, upstream_seconds)
+    method = head.method.decode("latin-1")
+    seconds = now - exchange.started
+    metrics.observe(exchange.route, method, exchange.status, seconds, upstream_seconds)
     agent = ai_agent(head.user_agent)
     if agent:
         context.metrics.ai_agent(agent)
-    if code is not None:
-        context.metrics.error(metrics.name, code)
-    if not context.access.enabled:
-        return
-    target = head.target.decode("latin-1")
+    if exchange.error_code is not None:
+        context.metrics.error(metrics.name, exchange.error_code)
+
+
+def record_of(exchange: Exchange) -> dict[str, object]:
+    """The access record. Durations in milliseconds; sizes are of bodies, in bytes."""
+    context, head = exchange.context, exchange.head
+    now = exchange.answered_at or context.clock()
+    seconds = now - exchange.started
+    upstream_seconds = now - exchange.sent_at if exchange.sent_at else None
+    status, service, identity = exchange.status, exchange.service, exchange.identity
     # Thousandths by whole numbers: `round(x, 3)` costs 0.4 µs, twice a request.
     record: dict[str, object] = {
         "timestamp": context.timestamps.at(exchange.started_wall + seconds),
@@ -45,24 +63,34 @@ def write_record(exchange: Exchange) -> None:
         "correlation_id": exchange.correlation_id,
         "trace_id": exchange.traceparent[3:35].decode("ascii"),
         "client_ip": exchange.client_address,
-        "user_id": None,
-        "tenant": None,
-        "method": method,
-        "path": target if "?" not in target else target[: target.index("?")],
+        "user_id": None if identity is None else identity.subject or None,
+        "tenant": None if identity is None else identity.tenant,
+        "method": head.method.decode("latin-1"),
+        "path": _path(head.target),
         "query": "",  # no route allows a key yet
         "route": exchange.route,
         "service": None if service is None else service.name,
         "endpoint": exchange.endpoint_name,
         "status": status,
-        "error_code": code,
+        "error_code": exchange.error_code,
         "duration_ms": int(seconds * 1000000) / 1000,
         "upstream_ms": None if upstream_seconds is None else int(upstream_seconds * 1000000) / 1000,
         "bytes_in": exchange.bytes_in,
         "bytes_out": exchange.bytes_out,
         "attempts": exchange.attempts,
         "user_agent": head.user_agent.decode("latin-1"),
-        "ai_agent": agent or None,
+        "ai_agent": ai_agent(head.user_agent) or None,
     }
     if exchange.end_reason is not None:
         record["end_reason"] = exchange.end_reason
-    context.access.write(record)
+    return record
+
+
+def _path(target: bytes) -> str:
+    """What is told of a target: its path. In a query, a fragment, or before an `@` there may be a
+    secret.
+    """
+    path = target.partition(b"?")[0].partition(b"#")[0]
+    if not path.startswith(b"/") and b"://" in path:
+        path = b"/" + path.partition(b"://")[2].partition(b"/")[2]
+    return path.decode("latin-1")

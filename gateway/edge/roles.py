@@ -60,8 +60,13 @@ class Client(Protocol):
     """What an exchange needs of the connection that the request came on."""
 
     context: EdgeContext
+    server: Server
     peer: Peer
     paused: bool  # it takes no more of the response for now
+
+    @property
+    def done(self) -> bool:
+        """Whether it has sent its FIN."""
 
     def write(self, data: bytes) -> None:
         """Send to the client."""
@@ -80,6 +85,9 @@ class Client(Protocol):
 
     def detach(self) -> asyncio.Transport:
         """Hand the transport over to a tunnel."""
+
+    def hand_over(self, successor: Connection) -> asyncio.Transport:
+        """Hand the transport over to `successor`, which the server knows from here on instead."""
 
     def detached_end(self) -> None:
         """The transport handed over was closed."""

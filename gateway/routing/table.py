@@ -71,12 +71,21 @@ class RouteTable(Generic[ServiceT]):
     """The open line `/api/v1/{service}/…` and the paths mounted from inside."""
 
     def __init__(self, services: Mapping[str, ServiceT], mounted: Iterable[str]) -> None:
-        """`services`: by every name they answer to, written with `_`."""
+        """`services`: by every name they answer to, written with `_`. A segment of a mounted path
+        that is written `{name}` stands for any that is not empty.
+        """
         self._services = {name.encode(): service for name, service in services.items()}
         # The usual spelling with hyphens without a second look-up.
         for name, service in services.items():
             self._services.setdefault(name.replace("_", "-").encode(), service)
-        self._mounted = {path.encode(): path for path in mounted}
+        self._mounted: dict[bytes, str] = {}
+        self._patterns: dict[int, list[tuple[list[bytes], str]]] = {}  # by number of segments
+        for path in mounted:
+            if "{" in path:
+                segments = path.encode().split(b"/")
+                self._patterns.setdefault(len(segments), []).append((segments, path))
+            else:
+                self._mounted[path.encode()] = path
         self._names = sorted(services)
 
     def match(self, path: bytes) -> tuple[ServiceT | None, str, bytes] | None:
@@ -90,8 +99,18 @@ class RouteTable(Generic[ServiceT]):
             service = self._services.get(name) or self._services.get(name.replace(b"-", b"_"))
             if service is not None:
                 return service, "/api/v1/{service}", slash + rest
-        mounted = self._mounted.get(path)
+        mounted = self._mounted.get(path) or self._match_pattern(path)
         return None if mounted is None else (None, mounted, path)
+
+    def _match_pattern(self, path: bytes) -> str | None:
+        segments = path.split(b"/")
+        for pattern, name in self._patterns.get(len(segments), ()):
+            for wanted, segment in zip(pattern, segments, strict=True):
+                if wanted != segment and not (wanted.startswith(b"{") and segment):
+                    break
+            else:
+                return name
+        return None
 
     def names(self) -> list[str]:
         """The services that can be named in a path."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import cast
 
 import pytest
 from aiohttp import web
@@ -13,7 +14,9 @@ from aiohttp.test_utils import TestClient
 from gateway.control.app import build_app
 from gateway.control.state import ControlState
 from gateway.observe.metrics import Metrics
+from gateway.policy.tickets import Tickets
 from gateway.settings import Settings
+from sse.questions import Questions
 
 # As the edge sends it for a client on this machine, without a proxy between.
 LOCAL = {"X-Gateway-Client": "127.0.0.1", "X-Gateway-Direct": "1"}
@@ -44,6 +47,7 @@ class Running:
 
     readiness: str = "ready"
     services: list[dict[str, object]] = field(default_factory=lambda: [HEALTHY])
+    dependencies: dict[str, dict[str, object]] = field(default_factory=dict)
     state: ControlState = field(init=False)
 
     def __post_init__(self) -> None:
@@ -53,6 +57,9 @@ class Running:
             ready=lambda: self.readiness,
             services=lambda: self.services,
             started_wall=time.time() - 5,
+            tickets=Tickets(),
+            questions=cast(Questions, None),  # the paths of questions have an application of theirs
+            dependencies=lambda: self.dependencies,
         )
 
 

@@ -9,13 +9,16 @@ from aiohttp import web
 from gateway.control.app import PATHS, build_app
 from tests.control.conftest import LOCAL, Client, Connect, Running
 
+# Those that show a page; the others have tests of their own.
+PAGES = [path for path in PATHS if not path.startswith("/api/")]
 
-@pytest.mark.parametrize("path", PATHS)
+
+@pytest.mark.parametrize("path", PAGES)
 async def test_every_path_answers_get_and_head(client: Client, path: str) -> None:
     got = await client.get(path, headers={"X-Request-ID": "r-1", **LOCAL})
     assert got.status == 200
     assert got.headers["X-Request-ID"] == "r-1"
-    assert got.headers["Cache-Control"] == "no-store"
+    assert got.headers["Cache-Control"] == ("no-cache" if path == "/approvals" else "no-store")
     assert "Server" not in got.headers
     assert await got.read()
     head = await client.head(path, headers=LOCAL)
@@ -24,7 +27,7 @@ async def test_every_path_answers_get_and_head(client: Client, path: str) -> Non
     assert await head.read() == b""
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", PAGES)
 @pytest.mark.parametrize("method", ["POST", "DELETE", "OPTIONS", "PURGE"])
 async def test_another_method_is_405_with_allow(client: Client, path: str, method: str) -> None:
     answer = await client.request(method, path, headers={"X-Request-ID": "r-2", **LOCAL})
@@ -109,3 +112,18 @@ async def test_a_failure_of_ours_is_logged_and_tells_nothing(
             "exc_info": True,
         }
     ]
+
+
+@pytest.mark.parametrize("path", [path for path in PATHS if path.startswith("/api/")])
+async def test_another_method_of_a_path_with_names_is_405_too(client: Client, path: str) -> None:
+    answer = await client.request("PURGE", path.replace("{", "").replace("}", ""), headers=LOCAL)
+    assert answer.status == 405
+    assert set(answer.headers["Allow"].split(",")) <= {"GET", "HEAD", "POST", "DELETE"}
+    assert (await answer.json())["error"]["code"] == "METHOD_NOT_ALLOWED"
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH"])
+async def test_the_path_of_streams_says_which_methods_it_has(client: Client, method: str) -> None:
+    answer = await client.request(method, "/api/v1/events/alice", headers=LOCAL)
+    assert answer.status == 405
+    assert set(answer.headers["Allow"].split(",")) == {"GET", "HEAD", "POST"}

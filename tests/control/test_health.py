@@ -83,3 +83,25 @@ async def test_a_gateway_that_takes_no_requests_is_unhealthy(
 async def test_a_clock_set_back_gives_no_negative_uptime(client: Client, running: Running) -> None:
     running.state.started_wall = 1e12
     assert (await (await client.get("/health")).json())["uptime_seconds"] == 0
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "health", "ready"),
+    [
+        ("healthy", 200, "healthy", 200),
+        ("degraded", 200, "degraded", 200),
+        ("unhealthy", 503, "unhealthy", 503),
+    ],
+)
+async def test_what_the_gateway_needs_shows_in_its_health(
+    client: Client, running: Running, state: str, status: int, health: str, ready: int
+) -> None:
+    running.dependencies = {"database": {"state": state, "latency_ms": 1.5, "error": None}}
+    answer = await client.get("/health")
+    body = await answer.json()
+    assert (answer.status, body["status"]) == (status, health)
+    assert body["checks"]["database"] == {"status": state, "latency_ms": 1.5, "error": None}
+    answer = await client.get("/health/ready")
+    assert answer.status == ready
+    if ready == 503:
+        assert (await answer.json())["reason"] == "database away"

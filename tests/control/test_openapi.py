@@ -1,26 +1,54 @@
-"""The OpenAPI document says what the application does."""
+"""The OpenAPI document says what the application does, and what the contract does."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from gateway.control.app import PATHS
 from gateway.control.openapi import document
-from gateway.errors import ERRORS
+from gateway.errors import ERRORS, Rejection, render
+from sse.answer_schema import AnswerSchemas
+from sse.event import Refused, encode, is_client_id, is_event_type, timestamp, uuid7
+from sse.publication import MAX_EVENTS, read
+from sse.question import MISSING
+from sse.question_body import QuestionReader
 from tests.control.conftest import HEALTHY, LOCAL, Client, Running
+from tests.sse.reader import read_all
 
 DOCUMENT: dict[str, Any] = document()
+SCHEMAS: dict[str, Any] = DOCUMENT["components"]["schemas"]
 
-_TYPES: dict[str, type | tuple[type, ...]] = {
-    "object": dict,
-    "array": list,
-    "string": str,
-    "integer": int,
-    "number": (int, float),
-    "null": type(None),
+EVENTS = "/api/v1/events/{client_id}"
+QUESTIONS = "/api/v1/questions"
+
+# The contract's paths: method, path, and the statuses it names for each.
+CONTRACT = {
+    ("get", EVENTS): "200 400 401 403 406 429 503",
+    ("post", EVENTS): "202 400 401 403 409 413 422 429 503",
+    ("post", f"{EVENTS}/ticket"): "201 400 401 403",
+    ("post", f"{EVENTS}/response"): "200 400 401 403 404 409 410 422 429 503 504",
+    ("get", f"{EVENTS}/questions"): "200 400 401 503 504",
+    ("post", QUESTIONS): "200 201 400 401 403 409 422 503 504",
+    ("get", QUESTIONS): "200 400 401 503 504",
+    ("get", f"{QUESTIONS}/{{question_id}}"): "200 401 404 503 504",
+    ("delete", f"{QUESTIONS}/{{question_id}}"): "200 401 403 404 409 503 504",
+    (
+        "post",
+        f"{QUESTIONS}/{{question_id}}/response",
+    ): "200 400 401 403 404 409 410 422 429 503 504",
+    ("get", f"{QUESTIONS}/{{question_id}}/wait"): "200 202 400 401 404 503 504",
+    ("get", "/approvals"): "200",
+    ("get", "/health"): "200 503",
+    ("get", "/health/live"): "200",
+    ("get", "/health/ready"): "200 503",
+    ("get", "/metrics"): "200 404",
+    ("get", "/openapi.json"): "200",
 }
 
 
@@ -32,30 +60,15 @@ def resolve(ref: str) -> Any:
     return found
 
 
-def breaches(schema: dict[str, Any], value: Any, at: str = "$") -> list[str]:
-    """Where `value` is not as `schema` says, for the keywords that the document uses."""
-    if "$ref" in schema:
-        return breaches(resolve(schema["$ref"]), value, at)
-    wrong = []
-    types = schema.get("type", [])
-    types = [types] if isinstance(types, str) else types
-    if types and not any(isinstance(value, _TYPES[name]) for name in types):
-        return [f"{at} is no {types}: {value!r}"]
-    if value not in schema.get("enum", [value]) or schema.get("const", value) != value:
-        wrong.append(f"{at}: {value!r}")
-    if "minimum" in schema and value < schema["minimum"]:
-        wrong.append(f"{at}: {value!r}")
-    if isinstance(value, dict):
-        wrong += [
-            f"{at}.{name} missing" for name in schema.get("required", []) if name not in value
-        ]
-        for name, member in value.items():
-            inner = schema.get("properties", {}).get(name, schema.get("additionalProperties", {}))
-            wrong += breaches(inner, member, f"{at}.{name}")
-    if isinstance(value, list):
-        for number, item in enumerate(value):
-            wrong += breaches(schema["items"], item, f"{at}[{number}]")
-    return wrong
+def breaches(schema: dict[str, Any], value: Any) -> list[str]:
+    """Where `value` is not as a schema of the document says."""
+    validator = Draft202012Validator(schema | {"components": DOCUMENT["components"]})
+    return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(value)]
+
+
+def valid(name: str, value: Any) -> bool:
+    """Whether the schema of that name takes the value."""
+    return not breaches(SCHEMAS[name], value)
 
 
 def refs(part: Any) -> Iterator[str]:
@@ -69,6 +82,21 @@ def refs(part: Any) -> Iterator[str]:
     elif isinstance(part, list):
         for value in part:
             yield from refs(value)
+
+
+def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Method, path and operation of everything in the document."""
+    for path, item in DOCUMENT["paths"].items():
+        for method, operation in item.items():
+            if method not in ("parameters", "description"):
+                yield method, path, operation
+
+
+def content(path: str, method: str, status: int) -> dict[str, Any]:
+    """The schema of a JSON answer."""
+    response = DOCUMENT["paths"][path][method]["responses"][str(status)]
+    found: dict[str, Any] = response["content"]["application/json"]["schema"]
+    return found
 
 
 async def test_the_document_is_served(client: Client) -> None:
@@ -92,34 +120,74 @@ def test_the_paths_are_those_that_are_answered() -> None:
     assert set(DOCUMENT["paths"]) == {"/api/v1/{service}/{path}", *PATHS}
 
 
-def test_operation_ids_are_unique() -> None:
-    ids = [
-        operation["operationId"]
-        for path in DOCUMENT["paths"].values()
-        for method, operation in path.items()
-        if method not in ("parameters", "description")
-    ]
+async def test_every_route_of_the_application_is_described(client: Client) -> None:
+    assert client.app is not None
+    for route in client.app.router.routes():
+        assert route.resource is not None
+        described = DOCUMENT["paths"][route.resource.canonical]
+        # A HEAD that aiohttp adds to a GET, and a path that takes any method, need no words.
+        assert route.method in ("HEAD", "*") or route.method.lower() in described
+
+
+def test_the_operations_are_those_of_the_contract() -> None:
+    own = {
+        (method, path): operation
+        for method, path, operation in operations()
+        if path != "/api/v1/{service}/{path}" and method != "head"
+    }
+    assert set(own) == set(CONTRACT)
+    for called, statuses in CONTRACT.items():
+        assert set(statuses.split()) <= set(own[called]["responses"]), called
+
+
+def test_every_parameter_of_a_path_is_declared() -> None:
+    for path, item in DOCUMENT["paths"].items():
+        declared = [resolve(parameter["$ref"]) for parameter in item.get("parameters", [])]
+        in_path = {entry["name"] for entry in declared if entry["in"] == "path"}
+        assert in_path == {part[1:-1] for part in path.split("/") if part.startswith("{")}
+        assert all(entry["required"] for entry in declared if entry["in"] == "path")
+
+
+def test_operation_ids_are_unique_and_tags_are_declared() -> None:
+    ids = [operation["operationId"] for _, _, operation in operations()]
     assert len(ids) == len(set(ids))
+    tags = {tag["name"] for tag in DOCUMENT["tags"]}
+    assert {tag for _, _, operation in operations() for tag in operation["tags"]} == tags
 
 
-def test_parameters_of_the_proxied_path_are_declared() -> None:
-    path = DOCUMENT["paths"]["/api/v1/{service}/{path}"]
-    declared = [resolve(parameter["$ref"]) for parameter in path["parameters"]]
-    in_path = {entry["name"] for entry in declared if entry["in"] == "path" and entry["required"]}
-    assert in_path == {"service", "path"}
+def test_security_names_schemes_that_are_declared() -> None:
+    schemes = set(DOCUMENT["components"]["securitySchemes"])
+    used = [DOCUMENT["security"], *(o["security"] for *_, o in operations() if "security" in o)]
+    assert {name for choice in used for needed in choice for name in needed} == schemes
 
 
 def test_every_error_of_the_table_is_described() -> None:
-    assert set(DOCUMENT["components"]["responses"]) == set(ERRORS)
-    limited = DOCUMENT["components"]["responses"]["RATE_LIMITED"]["headers"]
+    described = DOCUMENT["components"]["responses"]
+    assert set(described) == set(ERRORS)
+    limited = described["RATE_LIMITED"]["headers"]
     assert {"Retry-After", "RateLimit", "RateLimit-Policy", "X-RateLimit-Reset"} <= set(limited)
-    for path in DOCUMENT["paths"].values():
-        for method, operation in path.items():
-            if method in ("parameters", "description"):
-                continue
-            for status, response in operation["responses"].items():
-                name = response.get("$ref", "").removeprefix("#/components/responses/")
-                assert not name or ERRORS[name].status == int(status)
+    for _, _, operation in operations():
+        for status, response in operation["responses"].items():
+            name = response.get("$ref", "").removeprefix("#/components/responses/")
+            assert not name or ERRORS[name].status == int(status)
+
+
+def test_every_schema_is_one_and_every_example_fits() -> None:
+    def examples(part: Any) -> Iterator[tuple[dict[str, Any], Any]]:
+        if isinstance(part, dict):
+            for value in part.get("examples", {}).values():
+                yield part["schema"], value["value"]
+            for value in part.values():
+                yield from examples(value)
+
+    for schema in SCHEMAS.values():
+        Draft202012Validator.check_schema(schema)
+    for entry in DOCUMENT["components"]["parameters"].values():
+        Draft202012Validator.check_schema(entry["schema"])
+    found = list(examples(DOCUMENT["paths"]))
+    assert found
+    for schema, example in found:
+        assert breaches(schema, example) == []
 
 
 @pytest.mark.parametrize("readiness", ["ready", "starting", "draining"])
@@ -130,9 +198,7 @@ async def test_answers_are_as_described(
     running.readiness = readiness
     running.services = [HEALTHY, HEALTHY | {"state": "unknown", "endpoints": []}]
     answer = await client.get(path)
-    described = DOCUMENT["paths"][path]["get"]["responses"][str(answer.status)]
-    schema = described["content"][answer.content_type]["schema"]
-    assert breaches(schema, await answer.json()) == []
+    assert breaches(content(path, "get", answer.status), await answer.json()) == []
 
 
 @pytest.mark.parametrize("accept", ["application/json", "application/problem+json"])
@@ -143,3 +209,200 @@ async def test_errors_are_as_described(client: Client, accept: str) -> None:
     wrong = await client.delete("/metrics", headers={"Accept": accept, **LOCAL})
     response = resolve(DOCUMENT["paths"]["/metrics"]["get"]["responses"]["405"]["$ref"])
     assert breaches(response["content"][accept]["schema"], await wrong.json()) == []
+
+
+@pytest.mark.parametrize("problem", [False, True])
+def test_a_refusal_with_details_is_as_described(problem: bool) -> None:
+    with pytest.raises(Refused) as caught:
+        read(b'[{"event_type":"A"},{"a/~":1},7]', internal=False)
+    refused = caught.value
+    rejection = Rejection(
+        refused.code,
+        refused.message,
+        details=refused.details,
+        extra=(("answered_by", "bob"), ("answered_at", timestamp(0.0))),
+    )
+    body, _ = render(rejection, "r", problem=problem)
+    value = json.loads(body)
+    assert breaches(SCHEMAS["Problem" if problem else "Error"], value) == []
+    error = value if problem else value["error"]
+    assert [detail["pointer"] for detail in error["details"]] == [
+        "/0/event_type",
+        "/1/event_type",
+        "/1/a~1~0",
+        "/2",
+    ]
+    error["details"][0]["pointer"] = "no pointer"
+    assert breaches(SCHEMAS["Problem" if problem else "Error"], value)
+
+
+def test_the_schema_of_a_publication_takes_what_publishing_takes() -> None:
+    body = DOCUMENT["paths"][EVENTS]["post"]["requestBody"]["content"]["application/json"]
+    one = {"event_type": "x"}
+    candidates: list[Any] = [
+        one,
+        one | {"data": None},
+        one | {"data": [1, {"a": "b"}]},
+        one | {"more": 1},
+        {"event_type": "X"},
+        {"event_type": "x" * 65},
+        {"event_type": 1},
+        {"data": 1},
+        1,
+        None,
+        [],
+        [one, one],
+        [one, 1],
+        [one] * MAX_EVENTS,
+        [one] * (MAX_EVENTS + 1),
+    ]
+    for value in candidates:
+        try:
+            taken = bool(read(json.dumps(value).encode(), internal=True))
+        except Refused:
+            taken = False
+        assert taken == (breaches(body["schema"], value) == []), value
+
+
+def test_events_are_as_described() -> None:
+    """What is sent, and the example of a stream."""
+    (event,) = read(b'{"event_type":"run.progress","data":{"percent":42}}', internal=False)
+    (sent,) = read_all(encode(event, uuid7(1.0), timestamp(1.0)))
+    assert breaches(SCHEMAS["Event"], sent.envelope()) == []
+    ok = DOCUMENT["paths"][EVENTS]["get"]["responses"]["200"]
+    first, second = read_all(ok["content"]["text/event-stream"]["example"].encode())
+    for shown in (first, second):
+        assert breaches(SCHEMAS["Event"], shown.envelope()) == []
+    assert first.type == "connection.established"
+    assert breaches(ok["x-event-data"][first.type], first.payload()) == []
+    assert second.id == f"{first.payload()['epoch']}-1"
+
+
+@pytest.mark.parametrize(
+    "text", ["alice", "a" * 128, "job:7", "a@b.c~_-", "", "a" * 129, "a/b", "a b", "\u00e9", "a%20"]
+)
+def test_client_ids_are_as_described(text: str) -> None:
+    described = DOCUMENT["components"]["parameters"]["client_id"]["schema"]
+    assert (breaches(described, text) == []) == (is_client_id(text) is not None)
+
+
+@pytest.mark.parametrize("text", ["a", "run.*", "a-b_c.9", "A", "", "a" * 64, "a" * 65])
+def test_types_are_as_described(text: str) -> None:
+    described = SCHEMAS["NewEvent"]["properties"]["event_type"]
+    assert (breaches(described, text) == []) == (is_event_type(text) is not None)
+
+
+NEW: dict[str, Any] = {"client_ids": ["alice"], "prompt": "Deploy?"}
+BODIES: list[dict[str, Any]] = [
+    {},
+    {"schema": {"type": "boolean"}, "expires_in": 60},
+    {"schema": True},
+    {"schema": "boolean"},
+    {"schema": {}, "options": ["a"]},
+    {"options": ["yes", "no"], "policy": {"at_least": 2}},
+    {"options": ["yes", "yes"]},
+    {"options": []},
+    {"options": [1]},
+    {"options": [f"{n}" for n in range(65)]},
+    {"approvers": ["bob", "questions:answer"], "policy": "all"},
+    {"approvers": []},
+    {"approvers": ["x" * 257]},
+    {"policy": "some"},
+    {"policy": {"at_least": 0}},
+    {"policy": {"at_least": 65}},
+    {"policy": {"at_least": 1, "more": 1}},
+    {"forbid_self": True},
+    {"forbid_self": "yes"},
+    {"default": None},
+    {"unknown": 1},
+    {"prompt": "x" * 8193},
+    {"prompt": "x" * 8192},
+    {"prompt": ""},
+    {"prompt": 1},
+    {"client_ids": []},
+    {"client_ids": ["a", "a"]},
+    {"client_ids": ["a/b"]},
+    {"client_ids": [f"{n}" for n in range(65)]},
+    {"client_ids": [f"{n}" for n in range(64)]},
+    {"client_ids": "alice"},
+    {"question_id": "deploy-7"},
+    {"question_id": "deploy 7"},
+    {"expires_in": 0.5},
+    {"expires_in": 1},
+    {"expires_in": 90 * 86400},
+    {"expires_in": 90 * 86400 + 1},
+    {"expires_in": "60"},
+    {"expires_in": 60, "expires_at": "2026-11-22T10:00:00Z"},
+    {"expires_at": "2026-11-22T10:00:00Z"},
+    {"reminders": [60, 0.5]},
+    {"reminders": [0]},
+    {"reminders": [60] * 17},
+    {"run_id": "r", "node_id": "n", "metadata": {"a": [1]}},
+    {"run_id": ""},
+    {"metadata": []},
+    {"callback_url": "https://example.org/decided"},
+    {"callback_url": 7},
+]
+ASKED = NEW | {
+    "question_id": "q-1",
+    "status": "open",
+    "asked_at": "2026-11-21T10:00:00.000Z",
+    "asked_by": "runner",
+    "expires_at": "2026-11-28T10:00:00.000Z",
+}
+OUTCOME = {"response": True, "answered_by": "bob", "answered_at": "2026-11-21T10:05:00.000Z"}
+RESOLVED = {"question_id": "q-1", "status": "answered"} | OUTCOME
+
+
+@pytest.mark.parametrize("members", [*BODIES, {"prompt": MISSING}, {"client_ids": MISSING}])
+def test_the_schema_of_a_question_takes_what_asking_takes(members: dict[str, Any]) -> None:
+    body = {name: value for name, value in (NEW | members).items() if value is not MISSING}
+    now = datetime(2026, 11, 21, 10, tzinfo=UTC).timestamp()
+    reader = QuestionReader(AnswerSchemas(), lambda: uuid7(now), callbacks=True)
+    wrong = breaches(SCHEMAS["NewQuestion"], body)
+    if wrong:
+        with pytest.raises(Refused):
+            reader.read(body, "runner", round(now * 1e6))
+    else:
+        question = reader.read(body, "runner", round(now * 1e6)).question
+        assert breaches(SCHEMAS["Question"], json.loads(question.shown("open"))) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fits"),
+    [
+        ("Question", ASKED, True),
+        ("Question", ASKED | {"status": "closed"}, False),
+        ("QuestionDetails", ASKED | {"answer": None, "votes": [], "audit": []}, True),
+        ("QuestionDetails", ASKED | {"answer": OUTCOME, "votes": [{"who": "bob"}]}, True),
+        (
+            "QuestionDetails",
+            ASKED | {"audit": [{"at": "", "what": "seen", "who": "bob", "detail": "x"}]},
+            True,
+        ),
+        ("QuestionDetails", ASKED | {"audit": [{"at": "", "what": "eaten"}]}, False),
+        ("QuestionList", {"questions": [ASKED], "next_page_token": None}, True),
+        ("Response", {"response": None}, True),
+        ("Response", {"response": 1, "comment": "fine"}, True),
+        ("Response", {"comment": "fine"}, False),
+        ("Response", {"question_id": "q-1", "response": 1}, False),
+        ("ResponseOnStream", {"question_id": "q-1", "response": 1}, True),
+        ("Recorded", RESOLVED, True),
+        ("Recorded", {"question_id": "q-1", "status": "open", "votes": 1, "needed": 2}, True),
+        ("QuestionResolved", RESOLVED, True),
+        ("QuestionResolved", RESOLVED | {"answered_by": "default"}, True),
+        (
+            "QuestionResolved",
+            {"question_id": "q", "status": "expired"} | dict.fromkeys(OUTCOME),
+            True,
+        ),
+        ("QuestionResolved", {"question_id": "q", "status": "expired"}, False),
+        ("StreamReset", {"reason": "trimmed", "lost": 3}, True),
+        ("StreamReset", {"reason": "epoch", "lost": None}, True),
+        ("StreamReset", {"reason": "bored", "lost": None}, False),
+        ("Ticket", {"ticket": "t", "expires_in": 30}, True),
+        ("Published", {"ids": ["e-1"], "subscribers": 0}, True),
+    ],
+)
+def test_the_contracts_objects_fit_their_schemas(name: str, value: Any, fits: bool) -> None:
+    assert valid(name, value) == fits, breaches(SCHEMAS[name], value)

@@ -459,16 +459,6 @@ def test_a_switch_that_was_not_asked_for_is_none() -> None:
     assert m.switching_pieces(odd, b"websocket") is None
 
 
-def test_an_error_says_what_to_do_in_its_head() -> None:
-    rejection = Rejection("METHOD_NOT_ALLOWED", "no", headers=((b"Allow", b"GET"),))
-    assert b"".join(m.error_pieces(rejection, b"application/json", 12, b"today")) == (
-        b"HTTP/1.1 405 Method Not Allowed\r\nContent-Type: application/json\r\n"
-        b"Content-Length: 12\r\nDate: today\r\nCache-Control: no-store\r\nAllow: GET\r\n"
-    )
-    limited = m.error_pieces(Rejection("RATE_LIMITED", "slow", 7), b"t", 1, b"today")
-    assert b"".join(limited).endswith(b"\r\nRetry-After: 7\r\n")
-
-
 @pytest.mark.parametrize(
     ("offered", "asked_for"),
     [

@@ -164,3 +164,27 @@ def test_the_names_are_told_in_order() -> None:
     assert TABLE.names() == ["ai_models", "users", "x_y"]
     TABLE.names().clear()
     assert TABLE.names() == ["ai_models", "users", "x_y"]
+
+
+PATTERNS = RouteTable({"users": "USERS"}, ["/x/{id}", "/x/{id}/y", "/x/all", "/{a}/{b}/{c}/z"])
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        (b"/x/1", "/x/{id}"),
+        (b"/x/%41", "/x/{id}"),
+        (b"/x/all", "/x/all"),
+        (b"/x/1/y", "/x/{id}/y"),
+        (b"/1/2/3/z", "/{a}/{b}/{c}/z"),
+        (b"/x/", None),
+        (b"/x//y", None),
+        (b"/x/1/y/", None),
+        (b"/x/1/Y", None),
+        (b"/x", None),
+    ],
+)
+def test_a_segment_in_braces_stands_for_any_that_is_not_empty(
+    path: bytes, name: str | None
+) -> None:
+    assert PATTERNS.match(path) == (None if name is None else (None, name, path))

@@ -1,0 +1,259 @@
+"""The paths of questions: asking, answering, the inbox, waiting. Thin: what happens is in `sse`.
+
+A GET never answers: mail scanners and browsers fetch links before anyone looks at them.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import orjson
+from aiohttp import web
+
+from gateway.control.answers import Failed
+from gateway.control.state import STATE
+from gateway.errors import Rejection
+from gateway.policy.auth import Identity, forbidden, unauthorized
+from sse.answer_body import MAX_BODY_BYTES
+from sse.event import Refused, is_client_id
+from sse.questions import PAGE_SIZE, WAIT_SECONDS, Questions
+
+_JSON = {"Content-Type": "application/json", "Cache-Control": "no-store"}
+_PATH = "/api/v1/questions"
+_CLIENT_PATH = "/api/v1/events/{client_id}"
+# Repeating at once would meet the same database.
+_RETRY_SECONDS = 1
+_RETRIED = frozenset(("SERVICE_UNAVAILABLE", "TIMEOUT", "OVERLOADED"))
+
+
+def routes() -> list[web.RouteDef]:
+    """All paths about questions."""
+    return [
+        web.post(_PATH, ask),
+        web.get(_PATH, inbox),
+        web.get(f"{_PATH}/{{question_id}}", one),
+        web.delete(f"{_PATH}/{{question_id}}", withdraw),
+        web.post(f"{_PATH}/{{question_id}}/response", answer),
+        web.get(f"{_PATH}/{{question_id}}/wait", wait, allow_head=False),
+        web.post(f"{_CLIENT_PATH}/response", answer_for_client),
+        web.get(f"{_CLIENT_PATH}/questions", inbox_of_client),
+    ]
+
+
+async def ask(request: web.Request) -> web.Response:
+    """201 with the question; 200 when it was asked before with the same body."""
+    caller = _writer(request)
+    if not caller.may("questions:ask", "events:write"):
+        raise Failed(forbidden("this token may not ask", "questions:ask"))
+    body = await _body(request)
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        text = f"The question is not JSON (RFC 8259): {error.msg}, line {error.lineno}."
+        raise Failed(Rejection("BAD_REQUEST", text)) from None
+    try:
+        question, is_new = await _questions(request).ask(caller, value)
+    except Refused as refused:
+        raise _failed(refused) from None
+    headers = _JSON | {"Location": f"{_PATH}/{question.question_id}"}
+    return web.Response(body=question.data, status=201 if is_new else 200, headers=headers)
+
+
+async def answer(request: web.Request) -> web.Response:
+    """200 with the decision, or with how many votes are missing."""
+    caller = _writer(request)
+    body = await _body(request)
+    question_id = request.match_info["question_id"]
+    try:
+        answered = await _questions(request).answer(
+            caller, _address(request), question_id, body, _key(request)
+        )
+    except Refused as refused:
+        raise _failed(refused) from None
+    return _answered(answered.body, replayed=answered.replayed)
+
+
+async def answer_for_client(request: web.Request) -> web.Response:
+    """The same for a question that is shown to a client id."""
+    client_id = _client_id(request)
+    caller = _writer(request)
+    body = await _body(request)
+    try:
+        answered = await _questions(request).answer_for_client(
+            caller, _address(request), client_id, body, _key(request)
+        )
+    except Refused as refused:
+        raise _failed(refused) from None
+    return _answered(answered.body, replayed=answered.replayed)
+
+
+async def inbox(request: web.Request) -> web.Response:
+    """A page of what the caller may see."""
+    caller = _reader(request)
+    query = request.query
+    try:
+        body = await _questions(request).list(
+            caller,
+            status=query.get("status", "open"),
+            assignee=query.get("assignee"),
+            page_token=query.get("page_token") or None,
+            page_size=_page_size(request),
+        )
+    except Refused as refused:
+        raise _failed(refused) from None
+    return web.Response(body=body, headers=_JSON)
+
+
+async def inbox_of_client(request: web.Request) -> web.Response:
+    """A page of the open questions of a client id."""
+    client_id = _client_id(request)
+    caller = _reader(request)
+    try:
+        body = await _questions(request).list(
+            caller,
+            page_token=request.query.get("page_token") or None,
+            page_size=_page_size(request),
+            client_id=client_id,
+        )
+    except Refused as refused:
+        raise _failed(refused) from None
+    return web.Response(body=body, headers=_JSON)
+
+
+async def one(request: web.Request) -> web.Response:
+    """A question with its answer, votes and audit trail."""
+    caller = _reader(request)
+    try:
+        body = await _questions(request).get(caller, request.match_info["question_id"])
+    except Refused as refused:
+        raise _failed(refused) from None
+    return web.Response(body=body, headers=_JSON)
+
+
+async def withdraw(request: web.Request) -> web.Response:
+    """200 with the question, also when it was withdrawn before."""
+    caller = _writer(request)
+    try:
+        body = await _questions(request).withdraw(caller, request.match_info["question_id"])
+    except Refused as refused:
+        raise _failed(refused) from None
+    return web.Response(body=body, headers=_JSON)
+
+
+async def wait(request: web.Request) -> web.Response:
+    """200 with the question when it has ended, 202 when the time ran out before."""
+    caller = _reader(request)
+    try:
+        body, ended = await _questions(request).wait(
+            caller, request.match_info["question_id"], _timeout_seconds(request)
+        )
+    except Refused as refused:
+        raise _failed(refused) from None
+    return web.Response(body=body, status=200 if ended else 202, headers=_JSON)
+
+
+# What a request says
+
+
+def _questions(request: web.Request) -> Questions:
+    return request.app[STATE].questions
+
+
+def _identity(request: web.Request) -> Identity:
+    """Who the door says it is."""
+    return _decoded(request.headers["X-Gateway-Identity"])
+
+
+@lru_cache(maxsize=1024)
+def _decoded(field: str) -> Identity:
+    """The same few callers come again and again; an identity never changes."""
+    return Identity.decode(field)
+
+
+def _reader(request: web.Request) -> Identity:
+    """The caller, if reading is open to him at all."""
+    identity = _identity(request)
+    if identity.subject is None and not identity.open_read:
+        raise Failed(unauthorized())
+    return identity
+
+
+def _writer(request: web.Request) -> Identity:
+    """The caller, if writing is open to him at all."""
+    identity = _identity(request)
+    if identity.subject is None and not identity.open_write:
+        raise Failed(unauthorized())
+    return identity
+
+
+def _address(request: web.Request) -> str:
+    return request.headers.get("X-Gateway-Client", "")
+
+
+def _client_id(request: web.Request) -> str:
+    client_id = request.match_info["client_id"]
+    if not is_client_id(client_id):
+        message = "a client id is 1 to 128 of the characters A-Z a-z 0-9 . _ ~ : @ -"
+        raise Failed(Rejection("BAD_REQUEST", message))
+    return client_id
+
+
+def _key(request: web.Request) -> bytes | None:
+    """The field as it came: whether it is a key is looked at in its turn."""
+    field = request.headers.get("Idempotency-Key")
+    return None if field is None else field.encode("utf-8", "surrogateescape")
+
+
+async def _body(request: web.Request) -> bytes:
+    """The whole body; raises Failed when it is too long."""
+    pieces: list[bytes] = []
+    size = request.content_length or 0
+    if size <= MAX_BODY_BYTES:
+        size = 0
+        if request.content.is_eof():  # it came with the head, as small ones do
+            pieces.append(request.content.read_nowait())
+            size = len(pieces[0])
+        while size <= MAX_BODY_BYTES and (piece := await request.content.readany()):
+            pieces.append(piece)
+            size += len(piece)
+    if size > MAX_BODY_BYTES:
+        message = f"this body has more than {MAX_BODY_BYTES} bytes"
+        raise Failed(Rejection("PAYLOAD_TOO_LARGE", message))
+    return b"".join(pieces)
+
+
+def _page_size(request: web.Request) -> int:
+    text = request.query.get("page_size")
+    if text is None:
+        return PAGE_SIZE
+    if not text.isascii() or not text.isdecimal() or len(text) > 4:
+        raise Failed(Rejection("BAD_REQUEST", "page_size is a whole number from 1 to 200."))
+    return int(text)
+
+
+def _timeout_seconds(request: web.Request) -> float:
+    text = request.query.get("timeout")
+    if text is None:
+        return WAIT_SECONDS
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise Failed(Rejection("BAD_REQUEST", "timeout is a number of seconds, 0 to 300."))
+    return seconds
+
+
+# What it is answered
+
+
+def _answered(body: bytes, *, replayed: bool) -> web.Response:
+    headers = _JSON | {"Idempotent-Replayed": "true"} if replayed else _JSON
+    return web.Response(body=body, headers=headers)
+
+
+def _failed(refused: Refused) -> Failed:
+    retry = _RETRY_SECONDS if refused.code in _RETRIED else None
+    rejection = Rejection(refused.code, refused.message, retry)
+    return Failed(rejection, refused.details, refused.extra)

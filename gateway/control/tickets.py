@@ -1,0 +1,51 @@
+"""Tickets for browsers: POST /api/v1/events/{client_id}/ticket.
+
+What a ticket is and where it is redeemed: policy/tickets. Not here: opening the stream with it,
+which the edge does.
+"""
+
+from __future__ import annotations
+
+import time
+
+import orjson
+from aiohttp import web
+
+from gateway.control.answers import Failed
+from gateway.control.state import STATE
+from gateway.errors import Rejection
+from gateway.policy.auth import Identity, forbidden, unauthorized
+from gateway.policy.tickets import TICKET_SECONDS, TicketsAwayError
+from sse.event import is_client_id
+
+_RETRY_SECONDS = 1
+
+
+def routes() -> list[web.RouteDef]:
+    """The one path."""
+    return [web.post("/api/v1/events/{client_id}/ticket", ticket)]
+
+
+async def ticket(request: web.Request) -> web.Response:
+    """201 with a ticket for this client id's streams, for whoever may read them."""
+    client_id = request.match_info["client_id"]
+    if not is_client_id(client_id):
+        message = "a client id is 1 to 128 of the characters A-Z a-z 0-9 . _ ~ : @ -"
+        raise Failed(Rejection("BAD_REQUEST", message))
+    identity = Identity.decode(request.headers["X-Gateway-Identity"])
+    if not identity.may_read(client_id):
+        if identity.subject is None:
+            raise Failed(unauthorized())
+        message = "this token reads the client id equal to its sub and those in its client_ids"
+        raise Failed(forbidden(message, "events:read"))
+    try:
+        issued = request.app[STATE].tickets.issue(identity, client_id, time.time())
+        text = issued if isinstance(issued, str) else await issued
+    except TicketsAwayError:
+        message = "tickets can't be kept just now: try again"
+        raise Failed(Rejection("SERVICE_UNAVAILABLE", message, _RETRY_SECONDS)) from None
+    return web.Response(
+        body=orjson.dumps({"ticket": text, "expires_in": TICKET_SECONDS}),
+        status=201,
+        headers={"Content-Type": "application/json", "Cache-Control": "no-store"},
+    )

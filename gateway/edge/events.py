@@ -1,0 +1,67 @@
+"""What the door needs to open streams and take publications. Built by `assemble`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import structlog
+
+from gateway.policy.auth import Identity
+from gateway.policy.tickets import StreamGrants, Tickets
+from gateway.policy.tickets_redis import RedisTickets
+from sse.event import NewEvent, Published
+from sse.hub import Hub
+from sse.idempotency import IdempotencyKeys
+from sse.idempotency_redis import SharedIdempotencyKeys
+
+
+class Shared(Protocol):
+    """The backplane, as far as publishing needs it."""
+
+    def publish(
+        self, client_id: str, events: Sequence[NewEvent], name: str = ""
+    ) -> asyncio.Future[Published]:
+        """Publish for all gateways; what has the same `name` is published once."""
+
+
+class Asking(Protocol):
+    """What publishes lists that have questions in them: they are kept before anyone sees them."""
+
+    async def publish_list(
+        self, caller: Identity, client_id: str, events: Sequence[NewEvent], *, listed: bool
+    ) -> Published:
+        """All or none, in order; `listed`: they came as a list. Raises Refused and
+        BackplaneAwayError.
+        """
+
+
+@dataclass(slots=True, eq=False)
+class EventsDoor:
+    """Hub, tickets, keys; `shared` and `asking` where there are other gateways and questions."""
+
+    hub: Hub
+    grants: StreamGrants
+    tickets: Tickets | RedisTickets
+    keys: IdempotencyKeys | SharedIdempotencyKeys
+    shared: Shared | None = None
+    asking: Asking | None = None
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def wait_for(
+        self, work: Coroutine[Any, Any, None], failed: Callable[[], None] = lambda: None
+    ) -> None:
+        """Do what must wait; one task for a request, so as many as connections at most. `failed` is
+        called when a mistake of ours ends it.
+        """
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._done(done, failed))
+
+    def _done(self, task: asyncio.Task[None], failed: Callable[[], None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            structlog.get_logger("gateway.edge").error("edge.bug", exc_info=task.exception())
+            failed()
