@@ -14,6 +14,11 @@ BENCHMARKS = {
     "bodies": True,
     "idle": True,
     "stream": True,
+    "sse": True,
+    "sse-spread": True,
+    "latency-streams": True,
+    "questions": True,
+    "backplane": True,
     "profile": True,
     "soak": False,
     "fuzz": False,
@@ -36,6 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--rounds", type=int, default=0, help="how many rounds instead of its own")
     parser.add_argument("--seed", type=int, default=0, help="of the fuzz cases (0: a new one)")
+    parser.add_argument(
+        "--subscribers", type=int, default=0, help="how many event streams instead of its own"
+    )
+    parser.add_argument(
+        "--servers", default="", help="only these of those compared: a comma list (sse, sse-spread)"
+    )
+    parser.add_argument("--rate", type=float, default=0, help="a second, instead of its own")
     parser.add_argument("--dry", action="store_true", help="print only, leave RESULTS.md as it is")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.names if name not in BENCHMARKS]
@@ -47,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in options.names or [name for name, runs in BENCHMARKS.items() if runs]:
         sys.stderr.write(f"bench: {name} …\n")
         try:
-            importlib.import_module(f"bench.{name}").run(options)
+            importlib.import_module(f"bench.{name.replace('-', '_')}").run(options)
         except Exception as error:
             failed = 1
             sys.stderr.write(f"bench: {name} failed: {type(error).__name__}: {error}\n")

@@ -29,10 +29,10 @@ def run(options: Namespace) -> None:
         }
         failed = dict.fromkeys(ports, 0)
         for port, path in ports.values():
-            _measure(port, path, _WARM_SECONDS)
+            measure(port, path, _WARM_SECONDS)
         for _ in range(rounds):
             for name, (port, path) in ports.items():
-                outcome = _measure(port, path, seconds)
+                outcome = measure(port, path, seconds)
                 ordered = sorted(outcome.latencies)
                 failed[name] += outcome.failed
                 for label, share in _SHARES.items():
@@ -42,14 +42,15 @@ def run(options: Namespace) -> None:
     )
 
 
-def _measure(port: int, path: str, seconds: float) -> load.Outcome:
+def measure(port: int, path: str, seconds: float, rate: float = _RATE) -> load.Outcome:
+    """The open loop on one path, so many requests a second; on the clients' core."""
     call = Call(get(path, port))
     with processes.pinned(machine.other_cores()):
-        return uvloop.run(_open_loop(port, call, seconds))
+        return uvloop.run(_open_loop(port, call, seconds, rate))
 
 
-async def _open_loop(port: int, call: Call, seconds: float) -> load.Outcome:
-    return await load.OpenLoop(port, lambda number: call, rate=_RATE, seconds=seconds).run()
+async def _open_loop(port: int, call: Call, seconds: float, rate: float) -> load.Outcome:
+    return await load.OpenLoop(port, lambda number: call, rate=rate, seconds=seconds).run()
 
 
 def _report(

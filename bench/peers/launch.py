@@ -1,4 +1,7 @@
-"""The Lab: starts the gateway and its peers in front of one backend. It measures nothing."""
+"""The Lab: starts the gateway and its peers in front of one backend. It measures nothing.
+
+Those that serve event streams need no backend: nchan, axum-streams, aiohttp-queue, bare.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ from bench.processes import Process
 PREFIX = "/api/v1/bench"
 _HERE = Path(__file__).parent
 _BUILD_SECONDS = 900
+_AXUM_SOURCES = ("Cargo.toml", "src/main.rs", "src/streams.rs")
+_NGINX_MODULES = ("/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/etc/nginx/modules")
 
 
 class Unavailable(Exception):
@@ -54,7 +59,8 @@ class Lab:
         self._stack.close()
 
     def start(self, name: str, **settings: str) -> Process:
-        """Starts a proxy: gateway, nginx, nginx-plain, haproxy, caddy, axum or naive.
+        """Starts a proxy: gateway, nginx, nginx-plain, haproxy, caddy, axum or naive; or a server
+        of event streams: nchan, axum-streams, aiohttp-queue or bare.
 
         `settings` are environment variables for the gateway, and one `settings` string for nginx's
         location. Raises Unavailable when the peer is not installed, NotReadyError when it does not
@@ -74,6 +80,10 @@ class Lab:
                 *(sys.executable, str(_HERE / "naive.py")),
                 *(str(port), str(self.backend.port)),
             ],
+            "nchan": lambda port, settings: self._nginx("nchan", port, ""),
+            "axum-streams": lambda port, settings: [str(axum_binary("axum-streams")), str(port)],
+            "aiohttp-queue": lambda port, settings: self._script("aiohttp_queue.py", port),
+            "bare": lambda port, settings: self._script("bare.py", port),
         }
         ours = name in ("gateway", "profiled")
         return self._run(
@@ -105,6 +115,7 @@ class Lab:
             "ACCESS_LOG": "on",
             "LOG_FORMAT": "json",
             "DRAIN_GRACE_SECONDS": "0",
+            "STATE_DIR": str(self.directory / f"state-{port}"),
         }
         return environ | settings
 
@@ -140,6 +151,7 @@ class Lab:
 
     def _nginx(self, name: str, port: int, settings: str) -> list[str]:
         program = installed("nginx")
+        module = _nchan_module() if name == "nchan" else ""
         place = self.directory / f"{name}-{port}.d"
         place.mkdir()
         path = self._fill(
@@ -150,8 +162,12 @@ class Lab:
             # As root nginx would hand its worker to a user that can't write in our directory
             user="user root;" if os.geteuid() == 0 else "",
             settings=settings,
+            module=module,
         )
         return [program, "-p", str(place), "-c", str(path), "-e", str(place / "start.log")]
+
+    def _script(self, name: str, port: int) -> list[str]:
+        return [sys.executable, str(_HERE / name), str(port)]
 
     def _haproxy(self, port: int) -> list[str]:
         program = installed("haproxy")
@@ -175,21 +191,30 @@ def installed(program: str) -> str:
     return path
 
 
-def axum_binary() -> Path:
-    """The Rust peer, built once per version of its source, outside the tree; or Unavailable."""
+def _nchan_module() -> str:
+    """Where nginx's packages put nchan; raises Unavailable."""
+    for place in _NGINX_MODULES:
+        module = Path(place, "ngx_nchan_module.so")
+        if module.is_file():
+            return str(module)
+    raise Unavailable("nginx has no nchan module (on Debian: libnginx-mod-nchan)")
+
+
+def axum_binary(program: str = "axum-gateway") -> Path:
+    """A Rust peer, built once per version of the sources, outside the tree; or Unavailable."""
     cargo = installed("cargo")
     source = _HERE / "axum"
-    texts = [(source / name).read_bytes() for name in ("Cargo.toml", "src/main.rs")]
-    version = hashlib.sha256(b"".join(texts)).hexdigest()[:12]
+    texts = {name: (source / name).read_bytes() for name in _AXUM_SOURCES}
+    version = hashlib.sha256(b"".join(texts.values())).hexdigest()[:12]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     place = cache / "gateway-bench" / f"axum-{version}"
-    binary = place / "target" / "release" / "axum-gateway"
+    binary = place / "target" / "release" / program
     if binary.exists():
         return binary
     (place / "src").mkdir(parents=True, exist_ok=True)
-    (place / "Cargo.toml").write_bytes(texts[0])
-    (place / "src" / "main.rs").write_bytes(texts[1])
-    sys.stderr.write("bench: building the axum peer (once)\n")
+    for name, text in texts.items():
+        (place / name).write_bytes(text)
+    sys.stderr.write("bench: building the axum peers (once)\n")
     command = [cargo, "build", "--release", "--quiet"]
     try:
         done = subprocess.run(
