@@ -104,6 +104,8 @@ class EventRoom:
             heartbeat_seconds=limits.heartbeat_seconds,
         )
         if _keys(settings) != _keys(before):
+            if isinstance(self.door.tickets, Tickets):
+                self.door.tickets.clear()  # those in Redis live for 30 s more
             self.hub.send_away("credentials", settings.drain_seconds * DRAIN_SHARE)
 
     async def publish(self, client_id: str, events: Sequence[NewEvent]) -> Published:

@@ -15,7 +15,14 @@ from typing import Final
 
 import structlog
 
-from gateway.callbacks import DeliveryWorker, Lookups, Sender, delivery_requests
+from gateway.callbacks import (
+    Allowed,
+    DeliveryWorker,
+    Lookups,
+    Sender,
+    check_callback_url,
+    delivery_requests,
+)
 from gateway.edge.listener import upstream_tls_context
 from gateway.observe.metrics import Metrics
 from gateway.settings import Settings, SettingsError
@@ -61,6 +68,7 @@ class QuestionRoom:
             callbacks=bool(settings.webhook_secret),
             delivery_due=self._worker.wake,
         )
+        self._take(settings)
         self._opening: asyncio.Task[None] | None = None
         self._open = False
         metrics.gauge(
@@ -106,6 +114,13 @@ class QuestionRoom:
         """Take new secrets and destinations."""
         self._store.forward = settings.questions_forward is not None
         self._worker.requests = delivery_requests(settings, uuid7)
+        self._take(settings)
+
+    def _take(self, settings: Settings) -> None:
+        allowed = Allowed(settings.callback_allow)
+        self.questions.allow_callbacks(
+            bool(settings.webhook_secret), lambda url: check_callback_url(url, allowed)
+        )
 
     def drain(self) -> None:
         """Let go who waits for an answer."""

@@ -33,14 +33,25 @@ See also <a href="json">JSON</a>, <a href="slow?seconds=2">a slow answer</a>,
 <h2>Events</h2><pre id="events"></pre>
 <h2>WebSocket echo</h2>
 <form id="form"><input id="text" value="hello" aria-label="text to send">
-<button>Send</button></form> <pre id="echo"></pre> <script> const show = (id, line) => { const box =
-document.getElementById(id); box.append(line + "\\n"); box.scrollTop = box.scrollHeight; }; const
-events = new EventSource("events"); events.addEventListener("tick", (event) => show("events",
-event.lastEventId + " " + event.data)); events.onerror = () => show("events", "interrupted, trying
-again"); const socket = new WebSocket(new URL("ws", location.href).href.replace(/^http/, "ws"));
-socket.onmessage = (message) => show("echo", message.data); socket.onclose = () => show("echo",
-"closed"); document.getElementById("form").onsubmit = (event) => { event.preventDefault();
-socket.send(document.getElementById("text").value); }; </script> </html>
+<button>Send</button></form> <pre id="echo"></pre>
+<script>
+const show = (id, line) => {
+  const box = document.getElementById(id);
+  box.append(line + "\\n");
+  box.scrollTop = box.scrollHeight;
+};
+const events = new EventSource("events");
+events.addEventListener("tick", (event) =>
+  show("events", event.lastEventId + " " + event.data));
+events.onerror = () => show("events", "interrupted, trying again");
+const socket = new WebSocket(new URL("ws", location.href).href.replace(/^http/, "ws"));
+socket.onmessage = (message) => show("echo", message.data);
+socket.onclose = () => show("echo", "closed");
+document.getElementById("form").onsubmit = (event) => {
+  event.preventDefault();
+  socket.send(document.getElementById("text").value);
+};
+</script> </html>
 """
 
 Wait = Callable[[float], Awaitable[None]]

@@ -131,7 +131,8 @@ SETTINGS: tuple[Setting, ...] = (
             "secret that signs the cookies of event streams; else one is kept in `STATE_DIR`",
             secret),
     Setting("WEBHOOK_SECRET", "",
-            "signs callbacks: `whsec_…`, several for rotation; without it none are made",
+            "signs callbacks: `whsec_` and base64 of 24 to 64 bytes, several for rotation; "
+            "without it none are made",
             webhook_secrets),
     Setting("CALLBACK_ALLOW", "",
             "hosts and CIDRs that callbacks may reach though private", hosts_and_networks),

@@ -61,11 +61,6 @@ class HubLimits:
     streams_per_address: int = 256
     streams: int = 18_000
 
-    @property
-    def size_bytes(self) -> int:
-        """Of one history."""
-        return self.history.size_bytes
-
 
 class Backplane(Protocol):
     """What the hub asks of the connection to other gateways."""
@@ -231,6 +226,7 @@ class Hub:
                 go()
             except Exception as error:
                 self._tell(error)
+                self.channels.used(channel)  # its time to be forgotten begins all the same
             if not channel.dirty:
                 channel.busy = None
         else:
@@ -436,14 +432,13 @@ class Hub:
         self, event_type: str, data: object, retry_ms: tuple[int, int] | None = None
     ) -> bytes:
         """A frame without an id; `retry_ms`: drawn between the two."""
-        wall = self._wall()
         retry = None if retry_ms is None else self._chance.randint(*retry_ms)
-        return encode(NewEvent(event_type, dumps(data)), uuid7(wall), timestamp(wall), retry)
+        return self.encode(NewEvent(event_type, dumps(data)), retry)
 
-    def encode(self, event: NewEvent) -> bytes:
+    def encode(self, event: NewEvent, retry_ms: int | None = None) -> bytes:
         """A frame without an id."""
         wall = self._wall()
-        return encode(event, uuid7(wall), timestamp(wall))
+        return encode(event, uuid7(wall, self._draw()), timestamp(wall), retry_ms)
 
     def heartbeat(self) -> bytes:
         """What a silent stream is sent."""

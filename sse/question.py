@@ -209,7 +209,7 @@ def why_not_answer(caller: Caller, question: Question) -> str | None:
 
     Approvers are those named, whatever else is open: without a credential nobody is one.
     """
-    if question.forbid_self and question.asked_by == caller.subject:
+    if question.forbid_self and question.asked_by == (caller.subject or None):
         return "Its asker may not answer this question; another has to."
     if question.approvers:
         if not is_approver(caller, question):

@@ -78,14 +78,26 @@ class _Reading:
 
 
 class QuestionReader:
-    """Reads questions. `callbacks`: whether this gateway can sign a callback."""
+    """Reads questions. `callbacks`: whether this gateway can sign a callback; `callback_fault`:
+    what is wrong with an address to call, beyond how it is written, or None.
+    """
 
     def __init__(
         self, schemas: AnswerSchemas, new_id: Callable[[], str], *, callbacks: bool
     ) -> None:
         self._schemas = schemas
         self._new_id = new_id
-        self._callbacks = callbacks
+        self.callbacks = callbacks
+        self.callback_fault: Callable[[str], str | None] = lambda url: None
+
+    def _look_at_callback(self, reading: _Reading, url: str) -> None:
+        if not self.callbacks:
+            text = (
+                "This gateway makes no callbacks: it has no secret to sign with (WEBHOOK_SECRET)."
+            )
+            reading.wrong(text, "callback_url")
+        elif not reading.faults and (fault := self.callback_fault(url)) is not None:
+            reading.wrong(f"Can't be called: it {fault}.", "callback_url")
 
     def read(
         self, body: object, asked_by: str | None, ordinal: int, client_id: str | None = None
@@ -116,9 +128,8 @@ class QuestionReader:
         self._look_at_answers(reading, members)
         expires_ms = _expiry(reading, now_ms)
         _look_at_whole(reading, members, asked_by, (expires_ms - now_ms) / 1000)
-        if "callback_url" in members and not self._callbacks:
-            text = "This gateway makes no callbacks: it has no secret to sign with."
-            reading.wrong(text, "callback_url")
+        if "callback_url" in members:
+            self._look_at_callback(reading, members["callback_url"])
         if reading.faults:
             raise refusal(reading.faults[:MAX_FAULTS])
         question = _question(members, asked_by, ordinal, expires_ms)

@@ -126,6 +126,11 @@ class Questions:
         """How many callers wait for a decision here."""
         return self._waiters.count
 
+    def allow_callbacks(self, allowed: bool, fault: Callable[[str], str | None]) -> None:
+        """Whether a question may have a callback_url, and what is wrong with one, if anything."""
+        self._reader.callbacks = allowed
+        self._reader.callback_fault = fault
+
     async def start(self) -> None:
         """Decide what passed meanwhile, then begin. Raises StoreAwayError, StoreSlowError."""
         await self._sweep.start()

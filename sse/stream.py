@@ -191,7 +191,7 @@ class EventStream(asyncio.Protocol):
         """A `stream.reset`; with an id where no event behind it would move the position on."""
         ring = self._channel.ring
         self.hub.resets += 1
-        retained = self.shape.select(ring.since(ring.first, ring.last, self.hub.limits.size_bytes))
+        retained = self.shape.select(ring.frames)
         line = b"" if retained else b"id: %b\n" % ring.id_of(ring.last).encode()
         return line + self.hub.frame("stream.reset", {"reason": reason, "lost": lost})
 
@@ -219,14 +219,11 @@ class EventStream(asyncio.Protocol):
             ring = channel.ring
             if self._owed is not None:
                 why, self._owed = self._owed, None
-                self.cursor = self._replay_from = ring.first
-                self._send(self._reset(why, None), 1)
+                self._begin_anew(why, None)
             elif self._open is not None and self._state is LAGGING:
                 self._send_open(self._open)
             elif self.cursor < ring.first:
-                lost = ring.first - self.cursor
-                self.cursor = ring.first
-                self._send(self._reset("slow", lost), 1)
+                self._begin_anew("slow", ring.first - self.cursor)
             elif self.cursor <= ring.last:
                 frames = ring.since(self.cursor, ring.last, WRITE_BYTES)
                 self.cursor += len(frames)
@@ -239,6 +236,15 @@ class EventStream(asyncio.Protocol):
             else:
                 self._state = LIVE
                 self.lane = self.shape
+
+    def _begin_anew(self, why: str, lost: int | None) -> None:
+        """Tell of a loss and go on with what is retained. A question may be among what is lost, so
+        the open ones are asked for again.
+        """
+        self.cursor = self._replay_from = self._channel.ring.first
+        if self._state is LAGGING and not self._asks:
+            self._state = REPLAYING
+        self._send(self._reset(why, lost), 1)
 
     def questions(self, found: list[OpenQuestion]) -> None:
         """The open questions of this client id: send those that the replay did not hold."""
@@ -332,6 +338,7 @@ class EventStream(asyncio.Protocol):
         """End at once."""
         if self._state is not CLOSED:
             self._reason = self._reason or reason
+            self._hello = None
             self._leave_lane(ENDING)
             self.transport.abort()
 

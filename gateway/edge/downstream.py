@@ -379,7 +379,7 @@ class ClientConnection(asyncio.Protocol):
 
         One that was accepted a moment ago has a request on its way: it gets the time to be read.
         """
-        if self.idle and self._forwarding:
+        if self.idle and self._wrote:
             self._close()
         elif self.idle:
             self._set_deadline(FIRST_REQUEST_SECONDS)

@@ -155,8 +155,8 @@ class Exchange:
             self.client.hold_upload(False)
         if self.client.paused:
             upstream.hold_reading(True)
-        elif (self.request_complete or self.awaits_continue) and self.service is not None:
-            self.context.deadlines.after(upstream, self.service.settings.head_timeout)
+        elif self.request_complete or self.awaits_continue:
+            self._await_head(upstream)
 
     def _added_lines(self) -> bytes:
         """The fields that the gateway sets: forwarding, Via, ids, trace."""

@@ -27,13 +27,14 @@ if TYPE_CHECKING:
 _FIELDS: tuple[Field, ...] = (JSON, NO_STORE)
 _AWAY = "what the gateways share is away: nothing was published, repeat it"
 _RETRY_SECONDS = 2
+_RETRIED = frozenset(("SERVICE_UNAVAILABLE", "TIMEOUT", "OVERLOADED"))
 
 
 def rejection_of(refused: Refused) -> Rejection:
     """A refusal of the event room in the words of the error table."""
-    return Rejection(
-        refused.code, refused.message, details=refused.details, extra=tuple(refused.extra.items())
-    )
+    retry = _RETRY_SECONDS if refused.code in _RETRIED else None
+    extra = tuple(refused.extra.items())
+    return Rejection(refused.code, refused.message, retry, details=refused.details, extra=extra)
 
 
 class Publication:
@@ -118,7 +119,11 @@ class Publication:
 
     def _publish_here(self, events: Sequence[NewEvent]) -> None:
         """Without other gateways: at once, also when the publisher has left meanwhile."""
-        self._answer(self._door.hub.publish(self._client_id, events))
+        try:
+            self._answer(self._door.hub.publish(self._client_id, events))
+        except Exception:
+            self._give_up()
+            raise
 
     def _shared(self, done: asyncio.Future[Published]) -> None:
         if done.cancelled() or isinstance(done.exception(), BackplaneAwayError):

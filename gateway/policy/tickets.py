@@ -73,6 +73,10 @@ class Tickets:
         issued[ticket_key(ticket, client_id)] = (wall + TICKET_SECONDS, identity)
         return ticket
 
+    def clear(self) -> None:
+        """Forget all: the keys that their owners' tokens were signed with are others now."""
+        self._issued.clear()
+
     def redeem(self, ticket: str, client_id: str, wall: float) -> Identity | None:
         """Whose ticket it is, once; None when it is used, too old, another client id's or none, or
         when its owner's token has ended.
