@@ -75,7 +75,7 @@ set_up() {
 }
 
 run_tests() {
-    local pure="gateway/edge/message.py,gateway/edge/headers.py,gateway/edge/reading.py,gateway/routing/table.py,gateway/routing/balance.py"
+    local pure="gateway/edge/message.py,gateway/edge/headers.py,gateway/edge/reading.py,gateway/routing/table.py,gateway/routing/balance.py,sse/event.py,sse/ring.py,sse/publication.py,sse/idempotency.py"
     "$python" -m ruff check --quiet .
     "$python" -m ruff format --check --quiet . || fail "some files are not formatted: .venv/bin/ruff format ."
     "$python" -m mypy --strict gateway sse
@@ -83,7 +83,7 @@ run_tests() {
     if [ "$#" -gt 0 ]; then
         exec "$python" -m pytest "$@"
     fi
-    "$python" -m pytest --cov --cov-report=
+    "$python" -m pytest --numprocesses auto --dist loadfile --cov --cov-report=
     "$python" -m coverage report --fail-under=90
     "$python" -m coverage report --include="$pure" --fail-under=100
 }

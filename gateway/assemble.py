@@ -69,6 +69,7 @@ class Gateway:
         self._control = web.AppRunner(
             build_app(self._asked),
             access_log=None,
+            handler_cancellation=True,  # a long-poll whose client left gives up its place
             # The door has checked sizes before it added fields of its own.
             max_line_size=settings.max_request_line_bytes + 1024,
             max_field_size=settings.max_headers_bytes + 1024,

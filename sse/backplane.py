@@ -106,7 +106,9 @@ class Backplane:
         return self._publishing.publish(client_id, events, name)
 
     def watch(self, client_id: str) -> None:
-        """The first reader came: leads to `Hub.replace`, or within 2 s to `Hub.go_local`."""
+        """The first reader came: leads to `Hub.replace`, or to `Hub.go_local` when Redis is away or
+        tells of no history for 2 s (or of this one for 10 s).
+        """
         self._watching.watch(client_id)
 
     def verify(self, client_id: str) -> None:

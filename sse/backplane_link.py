@@ -33,7 +33,7 @@ class Times:
     """How long things may take, in seconds."""
 
     publish: float = 5.0  # a publication
-    join: float = 2.0  # new readers wait for the history, then begin with what is known here
+    join: float = 2.0  # new readers wait for a Redis that says nothing, then begin without it
     connect: float = 3.0  # a connection with its greeting
     answer: float = 5.0  # a reading command
     tick: float = 5.0  # between two looks at what is due; a silent connection is asked for a PONG

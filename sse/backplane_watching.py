@@ -1,18 +1,16 @@
 """The histories that somebody reads here: heard of by nudges, loaded from Redis where those fall
-short.
+short. How far each is, is in `backplane_watched.py`.
 
-A client id goes through three states. *Subscribing*: SUBSCRIBE was sent and not confirmed yet.
-*Loading*: nudges are kept aside while the history is asked for, so that nothing falls between
-the two. *Live*: nudges go straight to the hub. A gap, another epoch or a lost connection leads
-back; a silent minute leads to a look at where the history stands.
+A gap, another epoch or a lost connection leads to loading the history; a silent minute leads to a
+look at where it stands.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from enum import Enum
 from itertools import islice
 from typing import Final, TypeVar
 
@@ -31,6 +29,7 @@ from sse.backplane_scripts import (
     subscribing,
     visits,
 )
+from sse.backplane_watched import State, Watched
 from sse.ring import HistoryLimits
 
 _Item = TypeVar("_Item")
@@ -44,41 +43,10 @@ VISIT_IDS: Final = 256
 VERIFY_TIMES: Final = 3
 # What one LOAD answers at most, unless a single history is larger.
 LOAD_BYTES: Final = 1 << 20
+# How long an end waits for the last visits.
+CLOSE_SECONDS: Final = 1.0
 # Client ids looked at in one go by the timer: about 0.5 ms.
 SLICE: Final = 1000
-
-
-class State(Enum):
-    """How far a client id is."""
-
-    SUBSCRIBING = "subscribing"
-    LOADING = "loading"
-    LIVE = "live"
-
-
-class _Watched:
-    """A client id with readers here."""
-
-    __slots__ = (
-        "client_id", "epoch", "heard_at", "held", "parked", "readers", "seq", "state", "turn",
-        "verified", "visited_at",
-    )  # fmt: skip
-
-    def __init__(self, client_id: str) -> None:
-        self.client_id = client_id
-        self.state = State.SUBSCRIBING
-        self.turn = 0  # goes up whenever a history asked for before must not be taken any more
-        self.parked = True  # readers wait for the history
-        self.verified = 0  # since the last load: how often a reader asked for another
-        self.epoch = ""  # where the history here stands, as far as it is Redis's
-        self.seq = 0
-        self.held: deque[tuple[str, int, Sequence[bytes]]] = deque()  # nudges while loading
-        self.heard_at = 0.0  # monotonic seconds of the last nudge
-        self.visited_at = 0.0
-        self.readers = 0  # how many Redis was told of
-
-    def __repr__(self) -> str:
-        return f"<{self.client_id} {self.state.value} {self.epoch}-{self.seq}>"
 
 
 class Watching:
@@ -104,15 +72,17 @@ class Watching:
         self._health = health
         self._times = times
         self._replaced = replaced
-        self._watched: dict[str, _Watched] = {}
+        self._watched: dict[str, Watched] = {}
         self._changed: dict[str, None] = {}  # watched or no longer: Redis is to be told
         self._told = asyncio.Event()
         self._unconfirmed: dict[str, int] = {}  # SUBSCRIBE sent on this connection, how often
         self._due: dict[str, None] = {}  # to be visited
         self._work = asyncio.Event()
-        self._joining: deque[tuple[float, _Watched]] = deque()  # until when their readers wait
+        self._rested = asyncio.Event()  # nothing is due
+        self._joining: deque[tuple[float, Watched]] = deque()  # until when their readers wait
         self._recovering: set[str] = set()  # not live again since the connection was lost
         self._heard_at = 0.0
+        self._progress_at = -math.inf  # when Redis last told of a history
         self._life = b""  # of the Redis that is connected to
         self._tick_seconds = min(times.tick, limits.seconds / 3)
         self._visit_seconds = min(times.silent, limits.seconds / 3)
@@ -135,13 +105,20 @@ class Watching:
         self._reader.start()
 
     async def close(self) -> None:
-        """End."""
+        """End, after the gateways that stay were told of the readers that left."""
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                while self._due and self._reader.is_ready:
+                    self._rested.clear()
+                    await self._rested.wait()
+        except TimeoutError:
+            pass
         await self._listener.close()
         await self._reader.close()
 
     def watch(self, client_id: str) -> None:
         """The first reader came: its history is replaced, or it goes local."""
-        watched = self._watched[client_id] = _Watched(client_id)
+        watched = self._watched[client_id] = Watched(client_id)
         self._change(client_id)
         self._let_in(watched)
 
@@ -160,7 +137,7 @@ class Watching:
             self._begin_loading(watched)
         self._let_in(watched)
 
-    def _let_in(self, watched: _Watched) -> None:
+    def _let_in(self, watched: Watched) -> None:
         """See to it that readers do not wait for ever."""
         if self._is_away:
             self._loop.call_soon(self._go_local, watched)
@@ -196,12 +173,21 @@ class Watching:
 
     def _overdue(self) -> None:
         now = self._now()
-        while self._joining and self._joining[0][0] <= now:
-            self._go_local(self._joining.popleft()[1])
+        for _ in range(len(self._joining)):
+            if self._joining[0][0] > now:
+                break
+            _, watched = self._joining.popleft()
+            waits = watched.parked and self._watched.get(watched.client_id) is watched
+            if waits and now - self._progress_at < self._times.join and watched.patience:
+                # Redis is busy, but it works: better late than with less than there is.
+                watched.patience -= 1
+                self._joining.append((now + self._times.join, watched))
+            else:
+                self._go_local(watched)
         if self._joining:
             self._loop.call_later(self._joining[0][0] - now, self._overdue)
 
-    def _go_local(self, watched: _Watched) -> None:
+    def _go_local(self, watched: Watched) -> None:
         if watched.parked and self._watched.get(watched.client_id) is watched:
             watched.parked = False
             self._hub.go_local(watched.client_id)
@@ -307,7 +293,7 @@ class Watching:
                 watched.held.popleft()  # the history that is being loaded has no room for it
         return len(bodies)
 
-    def _deliver(self, watched: _Watched, epoch: str, first: int, bodies: Sequence[bytes]) -> None:
+    def _deliver(self, watched: Watched, epoch: str, first: int, bodies: Sequence[bytes]) -> None:
         if not self._hub.deliver(watched.client_id, epoch, first, bodies):
             self._begin_loading(watched)
         elif epoch == watched.epoch:
@@ -333,6 +319,7 @@ class Watching:
                 tick_at = self._now() + self._tick_seconds
                 await self._look_round(dialogue)
             if not self._due:
+                self._rested.set()
                 self._work.clear()
                 try:
                     async with asyncio.timeout_at(tick_at):
@@ -358,7 +345,7 @@ class Watching:
 
     async def _visit(self, dialogue: Dialogue, client_ids: Sequence[str]) -> None:
         """Ask where some histories stand, and load those that stand elsewhere here."""
-        asked: list[tuple[_Watched | None, int]] = []
+        asked: list[tuple[Watched | None, int]] = []
         readers: list[tuple[str, int]] = []
         for client_id in client_ids:
             del self._due[client_id]
@@ -373,7 +360,8 @@ class Watching:
         except BaseException:
             self._due.update(dict.fromkeys(client_ids))
             raise
-        wanted: list[tuple[_Watched, int]] = []
+        self._progress_at = self._now()
+        wanted: list[tuple[Watched, int]] = []
         for (watched, turn), place, (_, count) in zip(asked, places(reply), readers, strict=True):
             if watched is not None and self._watched.get(watched.client_id) is watched:
                 watched.visited_at, watched.readers = self._now(), count
@@ -382,7 +370,7 @@ class Watching:
         for some in _by_size(wanted, LOAD_BYTES):
             await self._load(dialogue, some)
 
-    def _is_behind(self, watched: _Watched, place: Place) -> bool:
+    def _is_behind(self, watched: Watched, place: Place) -> bool:
         """Whether its history must be loaded; takes what can be said without that."""
         if watched.state is State.SUBSCRIBING:
             return False
@@ -401,10 +389,11 @@ class Watching:
             return False
         return True
 
-    async def _load(self, dialogue: Dialogue, some: Sequence[_Watched]) -> None:
+    async def _load(self, dialogue: Dialogue, some: Sequence[Watched]) -> None:
         asked = [(watched, watched.turn) for watched in some]
         command = calling(LOAD, *(watched.client_id.encode() for watched in some))
         reply = await dialogue.ask(command, self._times.answer)
+        self._progress_at = self._now()
         for (watched, turn), history in zip(asked, histories(reply), strict=True):
             if self._watched.get(watched.client_id) is not watched or watched.turn != turn:
                 continue
@@ -416,14 +405,14 @@ class Watching:
 
     # States
 
-    def _begin_loading(self, watched: _Watched) -> None:
+    def _begin_loading(self, watched: Watched) -> None:
         watched.state = State.LOADING
         watched.turn += 1
         watched.held.clear()
         self._visit_soon(watched.client_id)
 
     def _replace(
-        self, watched: _Watched, epoch: str, first: int, bodies: Sequence[bytes], last: int
+        self, watched: Watched, epoch: str, first: int, bodies: Sequence[bytes], last: int
     ) -> None:
         watched.epoch, watched.seq = epoch, last
         watched.parked = False
@@ -431,7 +420,7 @@ class Watching:
         self._hub.replace(watched.client_id, epoch, first, bodies, last)
         self._go_live(watched)
 
-    def _go_live(self, watched: _Watched) -> None:
+    def _go_live(self, watched: Watched) -> None:
         watched.state = State.LIVE
         watched.verified = 0
         held, watched.held = watched.held, deque()
@@ -460,11 +449,9 @@ def _chunks(items: Sequence[_Item], size: int) -> Iterable[Sequence[_Item]]:
     return (items[at : at + size] for at in range(0, len(items), size))
 
 
-def _by_size(
-    wanted: Sequence[tuple[_Watched, int]], most_bytes: int
-) -> Iterable[Sequence[_Watched]]:
+def _by_size(wanted: Sequence[tuple[Watched, int]], most_bytes: int) -> Iterable[Sequence[Watched]]:
     """In order, some at a time that weigh no more than that together, or a single one."""
-    some: list[_Watched] = []
+    some: list[Watched] = []
     total = 0
     for watched, size_bytes in wanted:
         if some and total + size_bytes > most_bytes:

@@ -41,6 +41,12 @@ class Recent:
             self._questions.move_to_end(question_id)
         return question
 
+    def forget(self, question_id: str) -> None:
+        """There is no such question any more."""
+        question = self._questions.pop(question_id, None)
+        if question is not None:
+            self._size_bytes -= _size(question)
+
 
 def _size(question: Question) -> int:
     """The document twice, since its members are kept beside it, and the objects around."""

@@ -144,6 +144,9 @@ class QuestionStore(Protocol):
     async def ask(self, news: Sequence[NewQuestion], *, together: bool) -> Asked:
         """Keep questions, all or none. `together`: none may exist; else the same one may."""
 
+    async def forget(self, question_ids: Sequence[str]) -> list[str]:
+        """As if they had never been asked; those that somebody has answered stay. Which went."""
+
     async def decide(self, deed: Deed) -> Outcome:
         """Do it, if it comes first."""
 

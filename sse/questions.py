@@ -21,7 +21,7 @@ import orjson
 from sse.answer import Ending, Outcome, State, Withdrawal, summary, unknown
 from sse.answer_body import attempt, idempotency_key, parse, question_id_of
 from sse.answer_schema import AnswerSchemas
-from sse.event import NewEvent, Published, Refused, is_client_id, uuid7
+from sse.event import BackplaneAwayError, NewEvent, Published, Refused, is_client_id, uuid7
 from sse.question import (
     ADMIN_SCOPE,
     ANSWERED,
@@ -161,15 +161,14 @@ class Questions:
         """Ask; whether it is new. The same body under an id that exists is no new question."""
         new = self._reader.read(body, caller.subject or None, self._ordinal())
         asked = await _in_time(self._store.ask([new], together=False))
-        found = asked.found
+        question, found = new.question, asked.found
         if asked.taken or (found is not None and not may_see(caller, found.question)):
-            raise _taken(new.question.question_id)
-        if found is None:
-            return AskedQuestion(new.question.question_id, new.question.shown(OPEN)), True
-        shown = found.question.shown(OPEN)
-        if not found.state.is_open:
+            raise _taken(question.question_id)
+        if found is None or found.state.is_open:
+            shown = (found or new).question.shown(OPEN)
+        else:
             shown = summary(found.question, found.state)
-        return AskedQuestion(found.question.question_id, shown), False
+        return AskedQuestion(question.question_id, shown), found is None
 
     async def ask_published(
         self,
@@ -210,10 +209,11 @@ class Questions:
         self._events.published(question_id, client_id, position)
 
     async def retract(self, question_ids: Sequence[str]) -> None:
-        """Withdraw questions whose publication failed."""
-        found = await _in_time(self._store.find(question_ids))
-        for kept in found.values():
-            await _in_time(self._store.decide(Withdrawal(kept.question, "gateway")))
+        """Forget questions whose publication failed, so that the same may be asked again."""
+        gone = await _in_time(self._store.forget(question_ids))
+        for question_id in gone:
+            self._recent.forget(question_id)
+        self._sweep.open_count -= len(gone)
 
     async def publish_list(
         self, caller: Caller, client_id: str, events: Sequence[NewEvent], *, listed: bool = True
@@ -231,8 +231,11 @@ class Questions:
             whole[at] = NewEvent("question", question.data)
         try:
             done = await self._publish(client_id, whole)
-        except Exception:
+        except Exception as error:
             await self.retract([question.question_id for question in asked])
+            if isinstance(error, BackplaneAwayError):
+                text = "Redis is away: nothing was published. Repeating it is safe."
+                raise Refused("SERVICE_UNAVAILABLE", text) from None
             raise
         for at, question in zip(places, asked, strict=True):
             self.published(question.question_id, client_id, done.ids[at])

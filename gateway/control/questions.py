@@ -211,12 +211,13 @@ async def _body(request: web.Request) -> bytes:
     size = request.content_length or 0
     if size <= MAX_BODY_BYTES:
         size = 0
-        if request.content.is_eof():  # it came with the head, as small ones do
-            pieces.append(request.content.read_nowait())
-            size = len(pieces[0])
-        while size <= MAX_BODY_BYTES and (piece := await request.content.readany()):
+        while size <= MAX_BODY_BYTES:
+            whole = request.content.is_eof()  # small ones come with the head
+            piece = request.content.read_nowait() if whole else await request.content.readany()
             pieces.append(piece)
             size += len(piece)
+            if whole or not piece:
+                break
     if size > MAX_BODY_BYTES:
         message = f"this body has more than {MAX_BODY_BYTES} bytes"
         raise Failed(Rejection("PAYLOAD_TOO_LARGE", message))

@@ -17,7 +17,6 @@ from sqlalchemy import Connection
 
 from gateway.store.faults import Fault, brief, classify
 from gateway.store.migrating import migrate
-from gateway.store.postgres import PostgresBackend
 from gateway.store.sqlite import SqliteBackend
 from sse.question_store import StoreAwayError, StoreSlowError
 
@@ -76,6 +75,9 @@ class Database:
             path = state_dir / FILE_NAME if url is None else Path(url.removeprefix(_SQLITE))
             self._backend = SqliteBackend(path)
         else:
+            # Loaded where it is used: it takes 0.2 s of a start that most often has no need of it.
+            from gateway.store.postgres import PostgresBackend
+
             self._backend = PostgresBackend(url)
         self._clock = clock
         self._patience_seconds = patience_seconds
@@ -158,6 +160,8 @@ class Database:
         try:
             async with asyncio.timeout(self._patience_seconds):
                 result = await run(work)
+        except StoreAwayError:
+            raise
         except Exception as error:
             raise self._told(error) from None
         finally:

@@ -5,12 +5,15 @@ Most starts find them so: then Alembic, which takes 0.2 s to import, is not even
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Final
 
+import structlog
 from sqlalchemy import Connection, inspect, text
 
 HEAD: Final = "0001"
+_log = structlog.get_logger("gateway.store")
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
 
@@ -21,6 +24,7 @@ def migrate(connection: Connection) -> None:
         return
     if version is not None and version > HEAD:
         raise ValueError(f"its tables are those of a newer gateway ({version})")
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # each of its plugins says hello
     from alembic import command
     from alembic.config import Config
 
@@ -28,6 +32,7 @@ def migrate(connection: Connection) -> None:
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
     command.upgrade(config, HEAD)
+    _log.info("store.migrated", before=version, now=HEAD)
 
 
 def _version(connection: Connection) -> str | None:

@@ -13,6 +13,7 @@ from gateway.store.asking import Asking, AskingRows
 from gateway.store.batches import Batches
 from gateway.store.database import PATIENCE_SECONDS, Database
 from gateway.store.deciding import DecidingRows
+from gateway.store.forgetting import Forgetting
 from gateway.store.noting import Noting
 from gateway.store.reading import Reading
 from gateway.store.sql import Sql
@@ -80,6 +81,7 @@ class StoredQuestions:
         self._noting = Noting(sql)
         self._deciding = DecidingRows(sql, self._noting, new_id)
         self._reading = Reading(sql)
+        self._forgetting = Forgetting(sql)
         self._sweeping = Sweeping(sql, self._noting, self._deciding)
         self._audience: Audience | None = None
         self._batches: Batches[_Job] = Batches(self._apply, clock, PATIENCE_SECONDS)
@@ -104,6 +106,10 @@ class StoredQuestions:
     async def ask(self, news: Sequence[NewQuestion], *, together: bool) -> Asked:
         """Keep questions, all or none."""
         return cast(Asked, await self._batches.submit(Asking(tuple(news), together)))
+
+    async def forget(self, question_ids: Sequence[str]) -> list[str]:
+        """As if they had never been asked; which went."""
+        return await self._database.write(lambda it: self._forgetting.forget(it, question_ids))
 
     async def decide(self, deed: Deed) -> Outcome:
         """Do it, if it comes first."""
@@ -219,7 +225,7 @@ class StoredQuestions:
 
     async def purge(self, before_ms: int, most: int) -> int:
         """Forget questions that ended before; how many."""
-        return await self._database.write(lambda it: self._sweeping.purge(it, before_ms, most))
+        return await self._database.write(lambda it: self._forgetting.purge(it, before_ms, most))
 
     def _now_ms(self) -> int:
         return int(self._wall() * 1000)

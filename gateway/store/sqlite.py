@@ -22,12 +22,16 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import QueuePool
 
+from sse.question_store import StoreAwayError
+
 T = TypeVar("T")
 
 READERS: Final = 4
 # How long a transaction waits for another process's; the loop's own patience is shorter.
 BUSY_SECONDS: Final = 4.0
 MIGRATING_SECONDS: Final = 60.0
+# A disk that hangs gets no more work than this: callers give up after seconds, threads can't.
+MAX_PENDING: Final = 2000
 _JOURNAL_BYTES: Final = 64 << 20  # the log is cut down to this after a burst
 
 
@@ -43,6 +47,7 @@ class SqliteBackend:
         self._writing = ThreadPoolExecutor(1, "store-write")
         self._reading = ThreadPoolExecutor(READERS, "store-read")
         self._closed = False
+        self._pending = 0  # work that a thread has, or will have; its callers may have given up
 
     def __repr__(self) -> str:
         return f"<SqliteBackend {self._path}>"
@@ -78,10 +83,19 @@ class SqliteBackend:
             with engine.begin() as connection:
                 return work(connection)
 
+        if self._pending >= MAX_PENDING:
+            raise StoreAwayError("the disk does not keep up")
+        self._pending += 1
         # Shielded: who stops waiting does not stop what a thread is in the middle of.
         done = asyncio.get_running_loop().run_in_executor(threads, run)
-        done.add_done_callback(_retrieved)
+        done.add_done_callback(self._finished)
         return await asyncio.shield(done)
+
+    def _finished(self, done: asyncio.Future[Any]) -> None:
+        """Its waiter may have gone; an error is no news to the loop then."""
+        self._pending -= 1
+        if not done.cancelled():
+            done.exception()
 
     async def close(self) -> None:
         """Wait for what is under way, then let go of the file. A second time nothing happens."""
@@ -121,9 +135,3 @@ class SqliteBackend:
             connection.exec_driver_sql(begin)
 
         return engine
-
-
-def _retrieved(done: asyncio.Future[Any]) -> None:
-    """Its waiter may have gone; an error is no news to the loop then."""
-    if not done.cancelled():
-        done.exception()

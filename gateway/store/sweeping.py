@@ -1,4 +1,4 @@
-"""What time brings: expiries, reminders, events that nobody published, and forgetting.
+"""What time brings: expiries, reminders, and events that nobody published.
 
 Each is one bounded piece of work, over a partial index that holds only what is open. Rows that
 another gateway is at are left to it (`SKIP LOCKED`).
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Integer, bindparam, delete, null, select, update
+from sqlalchemy import BigInteger, Connection, Integer, bindparam, null, select, update
 
 from gateway.store.asking import GRACE_MS
 from gateway.store.deciding import DecidingRows
@@ -16,19 +16,12 @@ from gateway.store.noting import Noting
 from gateway.store.rows import QUESTION_COLUMNS, kept, question_of, state_of
 from gateway.store.sql import Sql
 from gateway.store.tables import (
-    answer_keys,
-    approvers,
-    audit,
     is_running,
-    outbox,
     questions,
     shown,
-    votes,
 )
 from sse.answer import Ending, Expiry
 from sse.question_store import Kind, Note, Publication
-
-_BY_QUESTION = (votes, answer_keys, audit, outbox, questions)
 
 
 class Sweeping:
@@ -90,24 +83,6 @@ class Sweeping:
             .values(pending=null(), pending_ms=null())
         )
         self._whole = select(*QUESTION_COLUMNS).where(sql.among(questions.c.question_id, "ids"))
-        self._old = sql.locked(
-            select(*QUESTION_COLUMNS)
-            .where(questions.c.ended_ms < now)
-            .order_by(questions.c.ended_ms)
-            .limit(most),
-            skip=True,
-        )
-        self._forget = [
-            delete(table).where(sql.among(table.c.question_id, "ids")) for table in _BY_QUESTION
-        ]
-        self._forget_place = delete(shown).where(
-            shown.c.client_id == bindparam("of_client"),
-            shown.c.question_id == bindparam("of_question"),
-        )
-        self._forget_approver = delete(approvers).where(
-            approvers.c.approver == bindparam("of_approver"),
-            approvers.c.question_id == bindparam("of_question"),
-        )
 
     def end_due(
         self, connection: Connection, now_ms: int, most: int, *, forward: bool
@@ -172,32 +147,6 @@ class Sweeping:
         if drops:
             connection.execute(self._drop, drops)
         return publications
-
-    def purge(self, connection: Connection, before_ms: int, most: int) -> int:
-        """Forget what ended before a time."""
-        rows = connection.execute(self._old, {"now_ms": before_ms, "most": most})
-        old = [question_of(row) for row in rows]
-        if not old:
-            return 0
-        connection.execute(
-            self._forget_place,
-            [
-                {"of_client": client_id, "of_question": question.question_id}
-                for question in old
-                for client_id in question.client_ids
-            ],
-        )
-        named = [
-            {"of_approver": approver, "of_question": question.question_id}
-            for question in old
-            for approver in question.approvers
-        ]
-        if named:
-            connection.execute(self._forget_approver, named)
-        ids = [question.question_id for question in old]
-        for statement in self._forget:
-            connection.execute(statement, {"ids": ids})
-        return len(old)
 
 
 def _place(publication: Publication) -> dict[str, Any]:

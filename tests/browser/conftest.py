@@ -166,7 +166,7 @@ class Browser:
         self.driver.switch_to.window(self._first)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # Chromium is never quite idle: not longer than needed
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     """One Chromium for all tests, with a profile of its own; nothing is downloaded."""
     chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
@@ -199,7 +199,7 @@ def browser(driver: Chrome) -> Iterator[Browser]:
         assert request["headers"].get("Referer", "") == ""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def signing_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """One gateway with a signing key for all tests: starting one takes longer than most of them."""
     gateway = Gateway(tmp_path_factory.mktemp("state"), JWT_SECRET=JWT_SECRET)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +13,7 @@ from sse.backplane import Backplane
 from sse.event import BackplaneAwayError
 from tests.connection import eventually
 from tests.redis_server import RedisServer, redis_server
-from tests.sse.gateways import LIMITS, Gateway, Lines, Pass, note, notes, two
+from tests.sse.gateways import LIMITS, QUICK, Gateway, Lines, Pass, note, notes, two
 
 
 @pytest.fixture
@@ -311,6 +312,15 @@ async def test_a_named_publication_is_done_once_wherever_it_is_repeated(
         other = await there.publish("alice", *notes(3), name="key 2 of bob")
         assert other[0].endswith("-4")
         assert (await there.publish("bob", *notes(3), name="key 1 of bob"))[0].endswith("-1")
+
+
+async def test_a_gateway_starts_beside_a_redis_that_hangs(server: RedisServer) -> None:
+    server.hang()
+    async with Gateway(server.url, times=replace(QUICK, connect=0.1)) as here:
+        assert here.state == "degraded"
+        server.resume()
+        await here.becomes("healthy")
+        assert await here.publish("alice", note(0))
 
 
 async def test_a_password_is_never_told(server: RedisServer) -> None:

@@ -13,7 +13,7 @@ import pytest
 from sse.backplane_publishing import QUEUE_EVENTS
 from sse.event import BackplaneAwayError
 from sse.ring import HistoryLimits
-from tests.connection import eventually
+from tests.connection import eventually, turn
 from tests.redis_server import RedisServer, redis_server
 from tests.sse.gateways import QUICK, Gateway, Pass, calls, note, notes, two
 
@@ -204,18 +204,18 @@ async def test_a_publication_nobody_waits_for_any_more_is_not_sent(server: Redis
         futures = [here.backplane.publish("alice", [note(at)]) for at in range(3)]
         futures[1].cancel()
         assert (await futures[2]).ids[0].endswith("-2")
+        before = await calls(server, "evalsha")
         only = here.backplane.publish("bob", [note(0)])
         only.cancel()
+        await turn(5)
+        assert await calls(server, "evalsha") == before
         await here.publish("alice", note(3))
         assert await server.call("EXISTS", "gateway:state:bob") == 0
 
 
 async def test_one_history_that_is_broken_harms_no_other(server: RedisServer) -> None:
-    await server.call("SET", "gateway:events:bob", "not a list")
-    await server.call("SET", "gateway:state:bob", "aaaaaaaa 1 1 /0")
     async with Gateway(server.url) as here:
-        life = (await here.publish("alice", note(0)), await server.call("KEYS", "*alice*"))
-        assert life
+        await here.publish("alice", note(0))
         state = await server.call("GET", "gateway:state:alice")
         await server.call("SET", "gateway:state:bob", state)
         await server.call("SET", "gateway:events:bob", "not a list")
@@ -224,6 +224,12 @@ async def test_one_history_that_is_broken_harms_no_other(server: RedisServer) ->
         assert (await good).ids[0].endswith("-2")
         with pytest.raises(BackplaneAwayError, match="refused"):
             await bad
+        assert here.state == "healthy"
+        with pytest.raises(BackplaneAwayError, match="refused"):
+            await here.publish("bob", note(3))
+        assert "WRONGTYPE" in str(here.backplane.state["error"])
+        await here.publish("alice", note(4))
+        assert here.state == "healthy"
 
 
 async def test_a_full_redis_refuses_and_heals(server: RedisServer) -> None:

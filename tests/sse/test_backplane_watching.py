@@ -238,7 +238,7 @@ async def test_thousands_that_come_at_once_are_let_in_with_few_commands(
     server: RedisServer,
 ) -> None:
     count = 2000
-    async with two(server.url) as (here, there):
+    async with two(server.url, times=replace(QUICK, join=60)) as (here, there):
         published = [here.backplane.publish(f"c{at}", [note(at)]) for at in range(0, count, 2)]
         ids = [(await future).ids[0] for future in published]
         before = [await calls(server, name) for name in ("subscribe", "evalsha")]
@@ -305,6 +305,41 @@ async def test_a_history_of_megabytes_is_loaded(server: RedisServer) -> None:
         for name, own in (("alice", ids[::2]), ("bob", ids[1::2])):
             reader = await there.read(name, after="earliest")
             assert [event.id for event in await reader.events(60)] == own
+
+
+async def test_large_histories_asked_for_together_are_loaded_a_few_at_a_time(
+    server: RedisServer,
+) -> None:
+    async with two(server.url) as (here, there):
+        last = []
+        for name in "abcde":
+            for number in range(10):
+                ids = await here.publish(name, note(number, 60_000))
+            last.append(ids[0])
+        before = await calls(server, "lrange")
+        seats = [await there.seat() for _ in range(5)]
+        for (transport, _), name in zip(seats, "abcde", strict=True):
+            there.join_at(transport, name, "earliest")
+        for (_, reader), event_id in zip(seats, last, strict=True):
+            assert len(await reader.until(event_id)) == 11
+        assert await calls(server, "lrange") - before == 5
+
+
+async def test_a_reader_that_leaves_while_its_history_loads_is_nobody_s_concern(
+    server: RedisServer,
+) -> None:
+    async with Pass(server.port) as way, Gateway(way.url, times=CALM) as here:
+        await here.read("bob")
+        ids = await here.publish("alice", *notes(3))
+        way.hold("reading")
+        gone = await here.join("alice", "earliest")
+        await _visited(server)
+        assert "loading" in repr(here.backplane._watching._watched["alice"])
+        gone.leave()
+        await eventually(lambda: here.hub.subscribers("alice") == 0)
+        again = await here.join("alice", "earliest")
+        way.release("reading")
+        assert [event.id for event in await again.events(4)] == [None, *ids]
 
 
 async def test_a_burst_from_elsewhere_does_not_overtake_a_reader_that_keeps_up(
@@ -375,6 +410,21 @@ async def test_a_reader_waits_no_longer_than_that_for_a_redis_that_hangs(
         await here.becomes("healthy")
         ids = await here.publish("alice", note(0))
         assert (await reader.until(ids[0]))[-1].data["n"] == 0
+
+
+async def test_a_reader_waits_for_a_redis_that_answers_others_but_not_for_ever(
+    server: RedisServer,
+) -> None:
+    times = replace(QUICK, join=0.1, silent=0.02)
+    async with Pass(server.port) as way, Gateway(way.url, times=times) as here:
+        await here.read("bob")
+        way.hold("listening")
+        gone, reader = await here.join("alice"), await here.join("carol")
+        gone.leave()
+        assert (await reader.event()).type == "connection.established"
+        way.release("listening")
+        ids = await here.publish("carol", note(0))
+        assert (await reader.until(ids[0]))[-1].id == ids[0]
 
 
 async def test_a_redis_that_hangs_is_noticed_by_a_gateway_that_does_nothing(

@@ -21,6 +21,15 @@ def test_the_last_questions_are_remembered_and_the_longest_unused_go() -> None:
     assert repr(recent).startswith("<Recent 3 questions")
 
 
+def test_a_question_that_is_gone_is_forgotten() -> None:
+    recent = Recent()
+    recent.add(Asker(Clock()).new().question)
+    recent.forget("q-1")
+    recent.forget("unknown")
+    assert recent.get("q-1") is None
+    assert repr(recent) == "<Recent 0 questions, 0 bytes>"
+
+
 def test_one_question_is_remembered_however_large() -> None:
     recent = Recent(10)
     recent.add(Asker(Clock()).new().question)

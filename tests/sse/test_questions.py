@@ -14,11 +14,10 @@ import pytest
 from gateway.policy.auth import Identity
 from gateway.store.database import FILE_NAME
 from sse.event import BackplaneAwayError, NewEvent, Refused
-from sse.stream import OpenQuestion
 from tests.asking import ASKER, KEYLESS, Board, Clock, Place, Room, room, someone
 from tests.connection import eventually
+from tests.sse.questioning import ALICE, BOB, answer, asked, code, open_for
 
-ALICE, BOB = someone("alice"), someone("bob")
 URL = "https://example.test/hook"
 
 
@@ -32,37 +31,6 @@ async def here(place: Place) -> AsyncIterator[Room]:
     """A gateway."""
     async with room(place, Clock()) as made:
         yield made
-
-
-async def asked(here: Room, caller: Identity = ASKER, **members: Any) -> str:
-    """The id of a new question."""
-    body = {"client_ids": ["alice"], "prompt": "Deploy?"} | members
-    question, is_new = await here.questions.ask(caller, body)
-    assert is_new
-    assert json.loads(question.data)["status"] == "open"
-    return question.question_id
-
-
-async def answer(
-    here: Room, question_id: str, caller: Identity = ALICE, body: object = b'{"response": 1}',
-    key: bytes | None = None, client_id: str | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """What an answer is answered; raises Refused."""
-    if not isinstance(body, bytes):
-        body = json.dumps(body).encode()
-    questions = here.questions
-    if client_id is None:
-        done = await questions.answer(caller, "192.0.2.1", question_id, body, key)
-    else:
-        done = await questions.answer_for_client(caller, "192.0.2.1", client_id, body, key)
-    told: dict[str, Any] = json.loads(done.body)
-    return told
-
-
-async def code(work: Any) -> str:
-    with pytest.raises(Refused) as caught:
-        await work
-    return caught.value.code
 
 
 # Telling
@@ -305,10 +273,15 @@ async def test_a_list_with_a_bad_question_is_refused_whole(
 
 async def test_a_list_whose_publication_fails_asks_nothing(here: Room) -> None:
     here.board.failing = BackplaneAwayError()
-    with pytest.raises(BackplaneAwayError):
-        await here.questions.publish_list(ASKER, "alice", [event({"prompt": "x"})])
+    events = [event({"prompt": "x", "question_id": "mine"})]
+    work = here.questions.publish_list(ASKER, "alice", events)
+    assert await code(work) == "SERVICE_UNAVAILABLE"
     assert json.loads(await here.questions.list(KEYLESS))["questions"] == []
     assert here.questions.open_count == 0
+    assert await code(answer(here, "mine")) == "NOT_FOUND"
+    here.board.failing = None
+    await here.questions.publish_list(ASKER, "alice", events)
+    assert (await answer(here, "mine"))["status"] == "answered"
 
 
 async def test_a_list_with_an_id_that_exists_is_refused(here: Room) -> None:
@@ -373,91 +346,6 @@ async def test_a_drain_lets_all_who_wait_go(here: Room) -> None:
 async def test_nobody_waits_for_ever(here: Room, seconds: float) -> None:
     question_id = await asked(here)
     assert await code(here.questions.wait(ALICE, question_id, seconds)) == "BAD_REQUEST"
-
-
-# Streams that open
-
-
-async def open_for(here: Room, client_id: str) -> list[tuple[str, str | None]]:
-    """What a stream that opens now is told."""
-    told: asyncio.Future[list[OpenQuestion]] = asyncio.get_running_loop().create_future()
-    here.questions.open_for(client_id, told.set_result)
-    return [(each.question_id, each.position) for each in await told]
-
-
-async def test_a_stream_that_opens_is_told_what_is_open_and_where_it_stood(here: Room) -> None:
-    one, two, done = await asked(here), await asked(here), await asked(here)
-    await answer(here, done)
-    await here.settle()
-    found: list[OpenQuestion] = []
-    told = asyncio.Event()
-
-    def deliver(questions: list[OpenQuestion]) -> None:
-        found.extend(questions)
-        told.set()
-
-    here.questions.open_for("alice", deliver)
-    await told.wait()
-    assert [each[0::2] for each in found] == [(one, "abcdefgh-1"), (two, "abcdefgh-2")]
-    assert found[0].data == here.board.events["alice"][0].data
-    assert await open_for(here, "nobody") == []
-
-
-async def test_many_streams_that_open_at_once_are_all_told(here: Room) -> None:
-    question_id = await asked(here)
-    await here.settle()
-    others = [open_for(here, f"c{n % 400}") for n in range(2000)]
-    found = await asyncio.gather(*others, *(open_for(here, "alice") for _ in range(50)))
-    assert found[:2000] == [[]] * 2000
-    assert found[2000:] == [[(question_id, "abcdefgh-1")]] * 50
-
-
-async def test_what_is_asked_while_a_stream_opens_is_sent_again_or_still_to_come(
-    here: Room,
-) -> None:
-    async def opens() -> list[tuple[str, str | None]]:
-        return await open_for(here, "alice")
-
-    for _ in range(20):
-        before = len(here.board.events.get("alice", []))
-        question_id, found = await asyncio.gather(asked(here), opens())
-        mine = dict(found).get(question_id, "unseen")
-        if mine in ("unseen", None):
-            await here.settle()
-            assert len(here.board.events["alice"]) > before
-        await here.questions.withdraw(ASKER, question_id)
-        await here.settle()
-
-
-async def test_a_question_that_another_gateway_has_just_kept_is_waited_for(place: Place) -> None:
-    clock, away = Clock(), Board()
-    away.failing = BackplaneAwayError()
-    async with room(place, clock, away) as one, room(place, clock) as two:
-        question_id = await asked(one)
-        looking = asyncio.create_task(open_for(two, "alice"))
-        await asyncio.sleep(0)
-        one.questions.published(question_id, "alice", "abcdefgh-9")
-        await one.store.settle()
-        assert await looking == [(question_id, "abcdefgh-9")]
-
-
-async def test_a_question_whose_place_nobody_notes_is_sent_again(place: Place) -> None:
-    clock, away = Clock(), Board()
-    away.failing = BackplaneAwayError()
-    async with room(place, clock, away) as one, room(place, clock) as two:
-        question_id = await asked(one)
-        assert await open_for(two, "alice") == [(question_id, "")]
-
-
-async def test_without_a_database_a_stream_opens_without_questions(
-    place: Place,
-) -> None:
-    async with room(place, Clock()) as here:
-        await asked(here)
-        await here.settle()
-        await here.database.close()
-        assert await open_for(here, "alice") == []
-        assert await code(here.questions.get(ASKER, "x")) == "SERVICE_UNAVAILABLE"
 
 
 async def test_a_database_that_is_slow_is_a_time_out(place: Place, tmp_path: Path) -> None:

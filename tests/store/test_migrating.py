@@ -17,6 +17,7 @@ from sqlalchemy import Connection, event, inspect, text
 import gateway.store.migrations
 from gateway.store import StoreError
 from gateway.store.deciding import DecidingRows
+from gateway.store.forgetting import Forgetting
 from gateway.store.migrating import HEAD
 from gateway.store.noting import Noting
 from gateway.store.reading import Reading
@@ -67,7 +68,7 @@ async def test_partial_indexes_are_used_for_what_is_looked_for_each_second(place
         sweeping.end_due(connection, 1, 1, forward=False)
         sweeping.remind_due(connection, 1, 1)
         sweeping.publications_due(connection, 1, 1, 1)
-        sweeping.purge(connection, 1, 1)
+        Forgetting(sql).purge(connection, 1, 1)
         event.remove(connection, "before_cursor_execute", heard)
         return "\n".join(
             str(row[-1])
