@@ -4,8 +4,8 @@ Keys, all with an expiry, for a client id:
 
 - `gateway:state:<id>`: epoch, newest number, bytes retained and `life`, with spaces between;
 - `gateway:events:<id>`, a list: what is retained, the newest last, without `id:` lines. Numbers
-  have no holes, so the newest number and the length say which is which. (A list and not a Redis
-  Stream: with 100 events XADD, XRANGE and XTRIM took 32 µs a publication, RPUSH and LPOP 3.)
+  have no holes, so the newest number and the length say which is which, and a list needs
+  no ids of its own, as a Redis Stream would.
 - `gateway:readers:<id>`, a hash: for each gateway how many read there, and until when that counts.
 
 And `gateway:batches:<gateway>`, what the last batches of a gateway came to, so that those whose

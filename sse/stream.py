@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from sse.event import NewEvent, frame_type
+from sse.ring import Position
 
 if TYPE_CHECKING:
     from sse.channels import Channel
@@ -98,8 +99,9 @@ class EventStream(asyncio.Protocol):
 
     __slots__ = (
         "_asks", "_dropped_bytes", "_half_closed", "_hello", "_open", "_owed", "_paused", "_reason",
-        "_replay_from", "_state", "address", "bytes_sent", "channel", "cursor", "events_sent",
-        "expires_at", "hub", "index", "lane", "sent_at", "shape", "transport", "user",
+        "_replay_from", "_state", "_unjudged", "address", "bytes_sent", "channel", "cursor",
+        "events_sent", "expires_at", "hub", "index", "lane", "sent_at", "shape", "transport",
+        "user",
     )  # fmt: skip
 
     def __init__(
@@ -135,6 +137,7 @@ class EventStream(asyncio.Protocol):
         self._hello: tuple[bytes, str | None] | None = (head, last_event_id)
         self._asks = False  # whether it waits for its open questions
         self._open: list[OpenQuestion] | None = None  # those still to be sent, the first one last
+        self._unjudged: str | None = None  # an id that only the shared history can place
         self._owed: str | None = None  # why it must be told of a loss when it can take that
         self._paused = paused  # what was sent before on this connection waits in the transport
         self._half_closed = False
@@ -170,6 +173,10 @@ class EventStream(asyncio.Protocol):
         channel = self._channel
         ring = channel.ring
         position = ring.locate(last_event_id, ahead=alone)
+        if alone and position.reset == "epoch":
+            # This copy may be the old one: nothing of it is sent again, and it is judged later.
+            self._unjudged = last_event_id
+            position = Position(ring.last + 1, resumed=False)
         first = self.hub.established(channel, resumed=position.resumed)
         events = 1
         if position.reset is not None:
@@ -307,7 +314,11 @@ class EventStream(asyncio.Protocol):
         if self._state not in (LIVE, LAGGING, REPLAYING, ASKING):
             return
         ring = self._channel.ring
-        if lost is None and self.cursor > ring.last + 1:
+        if self._unjudged is not None:
+            named, self._unjudged = ring.locate(self._unjudged), None
+            lost = named.reset
+            self.cursor = self._replay_from = named.cursor
+        elif lost is None and self.cursor > ring.last + 1:
             lost = "future"  # it was let in at its word, and that was wrong
         if lost is not None:
             self._owed = self._owed or lost
