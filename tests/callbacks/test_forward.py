@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sse.answer import is_refusal
 
 from gateway.callbacks.forward import ForwardRequests, decision
 from gateway.callbacks.roles import Hopeless
 from gateway.settings import EndpointUrl, ForwardSettings
+from sse.answer import is_refusal
 from tests.callbacks.rows import ID, delivery
 
 HITL = ForwardSettings("hitl", "PUT", "/api/v1/hitl/approvals/{question_id}/{decision}")
