@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from aiohttp import web
+
 from gateway.errors import Rejection
-from sse.event import Refused
+from sse.event import is_client_id
 
 
 class Failed(Exception):
@@ -25,7 +27,11 @@ class Failed(Exception):
             extra=rejection.extra + tuple((extra or {}).items()),
         )
 
-    @classmethod
-    def of(cls, refused: Refused) -> Failed:
-        """A refusal of the event room."""
-        return cls(Rejection(refused.code, refused.message), refused.details, refused.extra)
+
+def client_id_of(request: web.Request) -> str:
+    """The client id in the path; raises Failed when it is none."""
+    client_id = request.match_info["client_id"]
+    if not is_client_id(client_id):
+        message = "a client id is 1 to 128 of the characters A-Z a-z 0-9 . _ ~ : @ -"
+        raise Failed(Rejection("BAD_REQUEST", message))
+    return client_id

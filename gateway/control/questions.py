@@ -6,17 +6,18 @@ A GET never answers: mail scanners and browsers fetch links before anyone looks 
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import lru_cache, wraps
 
 import orjson
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
-from gateway.control.answers import Failed
+from gateway.control.answers import Failed, client_id_of
 from gateway.control.state import STATE
 from gateway.errors import Rejection
 from gateway.policy.auth import Identity, forbidden, unauthorized
 from sse.answer_body import MAX_BODY_BYTES
-from sse.event import Refused, is_client_id
+from sse.event import Refused
 from sse.questions import PAGE_SIZE, WAIT_SECONDS, Questions
 
 _JSON = {"Content-Type": "application/json", "Cache-Control": "no-store"}
@@ -30,14 +31,14 @@ _RETRIED = frozenset(("SERVICE_UNAVAILABLE", "TIMEOUT", "OVERLOADED"))
 def routes() -> list[web.RouteDef]:
     """All paths about questions."""
     return [
-        web.post(_PATH, ask),
-        web.get(_PATH, inbox),
-        web.get(f"{_PATH}/{{question_id}}", one),
-        web.delete(f"{_PATH}/{{question_id}}", withdraw),
-        web.post(f"{_PATH}/{{question_id}}/response", answer),
-        web.get(f"{_PATH}/{{question_id}}/wait", wait, allow_head=False),
-        web.post(f"{_CLIENT_PATH}/response", answer_for_client),
-        web.get(f"{_CLIENT_PATH}/questions", inbox_of_client),
+        web.post(_PATH, _told(ask)),
+        web.get(_PATH, _told(inbox)),
+        web.get(f"{_PATH}/{{question_id}}", _told(one)),
+        web.delete(f"{_PATH}/{{question_id}}", _told(withdraw)),
+        web.post(f"{_PATH}/{{question_id}}/response", _told(answer)),
+        web.get(f"{_PATH}/{{question_id}}/wait", _told(wait), allow_head=False),
+        web.post(f"{_CLIENT_PATH}/response", _told(answer_for_client)),
+        web.get(f"{_CLIENT_PATH}/questions", _told(inbox_of_client)),
     ]
 
 
@@ -52,10 +53,7 @@ async def ask(request: web.Request) -> web.Response:
     except orjson.JSONDecodeError as error:
         text = f"The question is not JSON (RFC 8259): {error.msg}, line {error.lineno}."
         raise Failed(Rejection("BAD_REQUEST", text)) from None
-    try:
-        question, is_new = await _questions(request).ask(caller, value)
-    except Refused as refused:
-        raise _failed(refused) from None
+    question, is_new = await _questions(request).ask(caller, value)
     headers = _JSON | {"Location": f"{_PATH}/{question.question_id}"}
     return web.Response(body=question.data, status=201 if is_new else 200, headers=headers)
 
@@ -65,26 +63,20 @@ async def answer(request: web.Request) -> web.Response:
     caller = _writer(request)
     body = await _body(request)
     question_id = request.match_info["question_id"]
-    try:
-        answered = await _questions(request).answer(
-            caller, _address(request), question_id, body, _key(request)
-        )
-    except Refused as refused:
-        raise _failed(refused) from None
+    answered = await _questions(request).answer(
+        caller, _address(request), question_id, body, _key(request)
+    )
     return _answered(answered.body, replayed=answered.replayed)
 
 
 async def answer_for_client(request: web.Request) -> web.Response:
     """The same for a question that is shown to a client id."""
-    client_id = _client_id(request)
+    client_id = client_id_of(request)
     caller = _writer(request)
     body = await _body(request)
-    try:
-        answered = await _questions(request).answer_for_client(
-            caller, _address(request), client_id, body, _key(request)
-        )
-    except Refused as refused:
-        raise _failed(refused) from None
+    answered = await _questions(request).answer_for_client(
+        caller, _address(request), client_id, body, _key(request)
+    )
     return _answered(answered.body, replayed=answered.replayed)
 
 
@@ -92,64 +84,49 @@ async def inbox(request: web.Request) -> web.Response:
     """A page of what the caller may see."""
     caller = _reader(request)
     query = request.query
-    try:
-        body = await _questions(request).list(
-            caller,
-            status=query.get("status", "open"),
-            assignee=query.get("assignee"),
-            page_token=query.get("page_token") or None,
-            page_size=_page_size(request),
-        )
-    except Refused as refused:
-        raise _failed(refused) from None
+    body = await _questions(request).list(
+        caller,
+        status=query.get("status", "open"),
+        assignee=query.get("assignee"),
+        page_token=query.get("page_token") or None,
+        page_size=_page_size(request),
+    )
     return web.Response(body=body, headers=_JSON)
 
 
 async def inbox_of_client(request: web.Request) -> web.Response:
     """A page of the open questions of a client id."""
-    client_id = _client_id(request)
+    client_id = client_id_of(request)
     caller = _reader(request)
-    try:
-        body = await _questions(request).list(
-            caller,
-            page_token=request.query.get("page_token") or None,
-            page_size=_page_size(request),
-            client_id=client_id,
-        )
-    except Refused as refused:
-        raise _failed(refused) from None
+    body = await _questions(request).list(
+        caller,
+        page_token=request.query.get("page_token") or None,
+        page_size=_page_size(request),
+        client_id=client_id,
+    )
     return web.Response(body=body, headers=_JSON)
 
 
 async def one(request: web.Request) -> web.Response:
     """A question with its answer, votes and audit trail."""
     caller = _reader(request)
-    try:
-        body = await _questions(request).get(caller, request.match_info["question_id"])
-    except Refused as refused:
-        raise _failed(refused) from None
+    body = await _questions(request).get(caller, request.match_info["question_id"])
     return web.Response(body=body, headers=_JSON)
 
 
 async def withdraw(request: web.Request) -> web.Response:
     """200 with the question, also when it was withdrawn before."""
     caller = _writer(request)
-    try:
-        body = await _questions(request).withdraw(caller, request.match_info["question_id"])
-    except Refused as refused:
-        raise _failed(refused) from None
+    body = await _questions(request).withdraw(caller, request.match_info["question_id"])
     return web.Response(body=body, headers=_JSON)
 
 
 async def wait(request: web.Request) -> web.Response:
     """200 with the question when it has ended, 202 when the time ran out before."""
     caller = _reader(request)
-    try:
-        body, ended = await _questions(request).wait(
-            caller, request.match_info["question_id"], _timeout_seconds(request)
-        )
-    except Refused as refused:
-        raise _failed(refused) from None
+    body, ended = await _questions(request).wait(
+        caller, request.match_info["question_id"], _timeout_seconds(request)
+    )
     return web.Response(body=body, status=200 if ended else 202, headers=_JSON)
 
 
@@ -189,14 +166,6 @@ def _writer(request: web.Request) -> Identity:
 
 def _address(request: web.Request) -> str:
     return request.headers.get("X-Gateway-Client", "")
-
-
-def _client_id(request: web.Request) -> str:
-    client_id = request.match_info["client_id"]
-    if not is_client_id(client_id):
-        message = "a client id is 1 to 128 of the characters A-Z a-z 0-9 . _ ~ : @ -"
-        raise Failed(Rejection("BAD_REQUEST", message))
-    return client_id
 
 
 def _key(request: web.Request) -> bytes | None:
@@ -254,7 +223,16 @@ def _answered(body: bytes, *, replayed: bool) -> web.Response:
     return web.Response(body=body, headers=headers)
 
 
-def _failed(refused: Refused) -> Failed:
-    retry = _RETRY_SECONDS if refused.code in _RETRIED else None
-    rejection = Rejection(refused.code, refused.message, retry)
-    return Failed(rejection, refused.details, refused.extra)
+def _told(handler: Handler) -> Handler:
+    """A handler whose refusals are told as errors of the table."""
+
+    @wraps(handler)
+    async def telling(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except Refused as refused:
+            retry = _RETRY_SECONDS if refused.code in _RETRIED else None
+            rejection = Rejection(refused.code, refused.message, retry)
+            raise Failed(rejection, refused.details, refused.extra) from None
+
+    return telling

@@ -11,12 +11,11 @@ import time
 import orjson
 from aiohttp import web
 
-from gateway.control.answers import Failed
+from gateway.control.answers import Failed, client_id_of
 from gateway.control.state import STATE
 from gateway.errors import Rejection
 from gateway.policy.auth import Identity, forbidden, unauthorized
 from gateway.policy.tickets import TICKET_SECONDS, TicketsAwayError
-from sse.event import is_client_id
 
 _RETRY_SECONDS = 1
 
@@ -28,10 +27,7 @@ def routes() -> list[web.RouteDef]:
 
 async def ticket(request: web.Request) -> web.Response:
     """201 with a ticket for this client id's streams, for whoever may read them."""
-    client_id = request.match_info["client_id"]
-    if not is_client_id(client_id):
-        message = "a client id is 1 to 128 of the characters A-Z a-z 0-9 . _ ~ : @ -"
-        raise Failed(Rejection("BAD_REQUEST", message))
+    client_id = client_id_of(request)
     identity = Identity.decode(request.headers["X-Gateway-Identity"])
     if not identity.may_read(client_id):
         if identity.subject is None:
