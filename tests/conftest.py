@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
+import structlog
 import uvloop
 from hypothesis import settings
 
@@ -19,3 +20,10 @@ def pytest_asyncio_loop_factories(
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """The one loop that tests run on."""
     return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(autouse=True)
+def _log_lines_are_captured() -> Iterator[None]:
+    """A gateway that a test left half built must not take the log lines of the tests behind it."""
+    yield
+    structlog.reset_defaults()

@@ -14,9 +14,11 @@ from gateway.workers import Supervisor, port_problem
 from tests.processes import Running, free_port, get, run_gateway, taken_port
 
 REDIS = {"REDIS_URL": "redis://127.0.0.1:1"}
-# Stand-ins for a worker: each says its number and process id, and waits to be told.
+# Stand-ins for a worker: each says its number and process id, and waits to be told. A shell that is
+# told just before it waits only notices afterwards, so it never waits for long.
 PATIENT = (
-    'trap "exit 0" TERM INT; echo $GATEWAY_WORKER $$ >>"$FIFO"; while :; do read x <"$NEVER"; done'
+    'trap "exit 0" TERM INT; echo $GATEWAY_WORKER $$ >>"$FIFO"; '
+    'while :; do read -t 0.05 x <>"$NEVER"; done'
 )
 
 
