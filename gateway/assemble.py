@@ -4,41 +4,53 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import hmac
 import os
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Final
 
 import structlog
 from aiohttp import web
 
 from gateway import __version__
+from gateway.assemble_admin import RunningDesk
 from gateway.assemble_events import EventRoom
-from gateway.control.app import PATHS, ControlState, build_app
+from gateway.assemble_policies import PolicyRoom
+from gateway.assemble_routing import ServiceRoom, head_limits
+from gateway.control.app import ControlState, build_app
+from gateway.edge.admission import nothing_here
 from gateway.edge.context import EdgeContext
 from gateway.edge.deadlines import Deadlines
+from gateway.edge.exchange import Exchange
 from gateway.edge.headers import Ids
-from gateway.edge.listener import (
-    BACKLOG,
-    accept_queued,
-    open_sockets,
-    tls_context,
-    upstream_tls_context,
-)
+from gateway.edge.listener import BACKLOG, accept_queued, open_sockets, tls_context
 from gateway.edge.mount import memory_connector
 from gateway.edge.outbox import Outbox
-from gateway.edge.pool import Connector, Pool, PoolLimits, tcp_connector
-from gateway.edge.reading import HeadLimits
 from gateway.edge.server import EdgeServer
+from gateway.edge.tunnel import Tunnel
 from gateway.observe.access import AccessLog, RecordWriter, Timestamps
+from gateway.observe.agents import Agents
 from gateway.observe.log import configure
 from gateway.observe.metrics import Metrics, sample_loop_lag
-from gateway.policy.ratelimit import RateLimiter
-from gateway.routing.services import Endpoint, Service, exposed
-from gateway.routing.table import RouteTable
-from gateway.settings import EndpointUrl, ServiceSettings, Settings
+from gateway.observe.trace import Tracer
+from gateway.policy.tickets import grant_key
+from gateway.routing.services import Service
+from gateway.settings import EndpointUrl, ServiceSettings, Settings, SettingsError
+from gateway.store import Database
 
+# What is built into a running gateway: a reload leaves it as it is, and says so.
+_FIXED: Final = (
+    "host", "port", "tls_min_version", "workers", "redis_url", "backplane", "database_url",
+    "state_dir", "rate_limit_keys", "trace_sample", "log_level", "log_format", "access_log",
+    "heartbeat_seconds", "history_events", "history_seconds", "history_bytes", "drain_seconds",
+)  # fmt: skip
+# The bounds of MAX_REQUEST_LINE_BYTES, MAX_HEADERS_BYTES and MAX_HEADER_COUNT.
+_MOST_LINE_BYTES, _MOST_HEADER_BYTES, _MOST_HEADERS = 1 << 20, 1 << 24, 10_000
 MOUNTED = "gateway"  # the service label of what the gateway answers itself
 LAG_INTERVAL_SECONDS = 1.0
 LAST_HANDSHAKE_SECONDS = 2.0  # for TLS clients taken out of the queue when a drain closes it
@@ -47,8 +59,22 @@ LAST_HANDSHAKE_SECONDS = 2.0  # for TLS clients taken out of the queue when a dr
 class Gateway:
     """One running server. `start` once, then `drain` once; `reload` in between."""
 
-    def __init__(self, settings: Settings, *, log_fd: int = 1) -> None:
-        """Needs a running event loop. Raises OSError or ssl.SSLError for unusable TLS files."""
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        log_fd: int = 1,
+        again: Callable[[], Settings] | None = None,
+        on_reloaded: Callable[[], None] | None = None,
+    ) -> None:
+        """Needs a running event loop. `again` reads the settings anew, for `/admin/reload`; it
+        raises SettingsError. `on_reloaded` is told when that was done.
+
+        Raises SettingsError, OSError or ssl.SSLError for keys and TLS files that can't be used.
+        """
+        self._again = again
+        self._on_reloaded = on_reloaded
+        self._said: tuple[str, ...] = ()  # warnings about the settings
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         console = settings.log_format == "console" or (
@@ -58,34 +84,40 @@ class Gateway:
         self._restore_log = configure(self._writer, settings.log_level, console=console)
         self._log = structlog.get_logger("gateway")
         self._tls = _listener_tls(settings)
-        self._upstream_tls: ssl.SSLContext | None = None
         self._started_wall = time.time()
         self._state = "starting"
         self._metrics = Metrics(__version__)
         self._metrics.log_records_dropped(lambda: self._writer.dropped)
-        self._metrics.upstream_connections(self._connection_figures)
-        self._room = EventRoom(settings, self._metrics)
+        self._tracer = Tracer.open(settings.trace_sample, __version__)
+        self._deadlines = Deadlines(time.monotonic, self._loop.call_later)
+        self._database = Database(settings.database_url, settings.state_dir)
+        self._policies = PolicyRoom(settings, self._metrics, self._database)
+        self._services = ServiceRoom(
+            settings, self._metrics, self._deadlines, _sticky_secret(settings)
+        )
+        self._room = EventRoom(settings, self._metrics, self._database, self._policies.revocations)
+        self._context = self._build_context(console)
+        self._policies.attach(self._context)
+        self._policies.on_revoked = self._end_revoked
+        self._room.attach(self._context)
+        self._server = EdgeServer(self._context)
         self._asked = self._control_state()
         self._control = web.AppRunner(
             build_app(self._asked),
             access_log=None,
             handler_cancellation=True,  # a long-poll whose client left gives up its place
-            # The door has checked sizes before it added fields of its own.
-            max_line_size=settings.max_request_line_bytes + 1024,
-            max_field_size=settings.max_headers_bytes + 1024,
-            max_headers=settings.max_header_count + 32,
+            # The door has checked sizes before, by settings that a reload may change: these are the
+            # largest that can be set, and room for the fields that it adds.
+            max_line_size=_MOST_LINE_BYTES + 1024,
+            max_field_size=_MOST_HEADER_BYTES + 1024,
+            max_headers=_MOST_HEADERS + 32,
         )
-        self._deadlines = Deadlines(time.monotonic, self._loop.call_later)
-        self._context = self._build_context(console)
-        self._room.attach(self._context)
-        self._server = EdgeServer(self._context)
         self._runner = web.ServerRunner(self._server, shutdown_timeout=settings.drain_seconds)
         self._sockets: list[socket.socket] = []
         self._spares: list[socket.socket] = []  # the same, to accept the last from at a drain
         self._hurry = asyncio.Event()
         self._stopped = asyncio.Event()
         self._lag: asyncio.Task[None] | None = None
-        self._retired: list[Pool] = []
 
     def __repr__(self) -> str:
         return f"<Gateway {self._state} {self._server!r}>"
@@ -114,14 +146,13 @@ class Gateway:
             raise
         self._spares = [listener.dup() for listener in self._sockets]
         await self._room.start()
+        await self._policies.start()
+        self._services.start()
         await self._control.setup()
         control = self._control.server
         if control is None:  # pragma: no cover - setup made it
             raise RuntimeError("the control application did not start")
-        endpoint = self._context.mounted.endpoints[0]
-        self._context.pools[endpoint.key] = self._pool(
-            endpoint, memory_connector(control), settings
-        )
+        self._services.mount(self._context.mounted, memory_connector(control))
         await self._runner.setup()
         for listener in self._sockets:
             site = web.SockSite(self._runner, listener, ssl_context=self._tls, backlog=BACKLOG)
@@ -136,8 +167,7 @@ class Gateway:
                 endpoints=[str(url) for url in service.endpoints],
                 names=list(service.aliases),
             )
-        for warning in (*settings.warnings, *self._room.authenticator.warnings()):
-            self._log.warning("settings", warning=warning)
+        self._warn()
         self._log.info(
             "listening", host=host, port=port, tls=self._tls is not None, version=__version__
         )
@@ -163,9 +193,12 @@ class Gateway:
         self._room.drain()
         await self._runner.cleanup()
         await self._room.close()
-        for pool in [*self._context.pools.values(), *self._retired]:
-            pool.close()
+        await self._services.close()
         await self._control.cleanup()
+        await self._policies.close()  # with the request log: what ended above is in it
+        await self._database.close()
+        if self._tracer is not None:
+            await self._tracer.close()
         if self._lag is not None:
             self._lag.cancel()
             with suppress(asyncio.CancelledError):
@@ -198,60 +231,82 @@ class Gateway:
 
     def reload(self, settings: Settings) -> None:
         """Take new settings; requests in flight keep what they have, equal endpoints their
-        connections.
+        connections. What only a restart can change stays as it was, and is said.
 
-        Host, port, worker count and log output stay as they were. Raises OSError or ssl.SSLError,
-        and then nothing has changed.
+        Raises SettingsError, OSError or ssl.SSLError, and ValueError for what no settings should
+        lead to; then nothing has changed.
         """
-        tls = _listener_tls(settings)
-        if self._tls is not None and tls is not None and settings.tls_cert and settings.tls_key:
+        settings, later = _settings_now(self._settings, settings)
+        _listener_tls(settings)  # a context of its own: whether the files can be used
+        secret = _sticky_secret(settings)
+        upstream_tls = self._services.prepare(settings, secret)
+        policies = self._policies.prepare(settings)
+        events = self._room.prepare(settings)
+        # From here on all is changed. First what fails if a file has changed since.
+        if self._tls is not None and settings.tls_cert and settings.tls_key:
             self._tls.load_cert_chain(settings.tls_cert, settings.tls_key)
-        self._room.reload(settings, self._context)
-        before, self._settings = self._settings, settings
-        self._upstream_tls = (
-            None if settings.upstream_ca != before.upstream_ca else self._upstream_tls
-        )
+        before = self._policies.now
+        self._room.take(events, new_keys=policies.judged_by != before.judged_by)
+        self._policies.take(policies)
+        self._services.reload(settings, upstream_tls, secret)
+        self._settings = self._asked.settings = settings
         context = self._context
-        context.settings, context.limits = settings, _head_limits(settings)
-        if (settings.rate_limit, settings.rate_limit_keys) != (
-            before.rate_limit,
-            before.rate_limit_keys,
-        ):
-            context.limiter = _limiter(settings)
-        services = self._services(settings)
-        self._replace_pools(services, settings, same_ca=settings.upstream_ca == before.upstream_ca)
-        self._asked.settings = settings
-        context.table = RouteTable(exposed(services), PATHS)
-        self._log.info("reloaded", services=[service.name for service in services])
+        context.settings, context.limits = settings, head_limits(settings)
+        context.mounted.settings = _mounted_settings(settings)
+        context.table = self._services.table
+        gone = before.keys.not_in(policies.keys)
+        if gone:
+            self._end_opened_by(lambda jti: jti in gone)
+        for name in later:
+            self._log.warning("needs_restart", setting=name)
+        self._warn()
+        self._log.info("reloaded", services=sorted(self._services.services))
 
-    def _replace_pools(self, services: list[Service], settings: Settings, *, same_ca: bool) -> None:
-        pools = self._context.pools
-        mounted = self._context.mounted.endpoints[0].key
-        fresh = self._pools(services, settings)
-        fresh[mounted] = pools[mounted]
-        for key, pool in pools.items():
-            kept = fresh.get(key)
-            same_peer = same_ca or pool.endpoint.url.scheme == "http"
-            if kept is not None and kept.limits == pool.limits and same_peer:
-                fresh[key] = pool
-            elif kept is not pool:
-                pool.retire()
-                self._retired.append(pool)
-        self._retired = [pool for pool in self._retired if pool.active or pool.waiting]
-        self._context.pools = fresh
+    def _reload_again(self) -> None:
+        """Read the configuration anew, for an operator who asks over HTTP."""
+        if self._again is None:
+            raise SettingsError("this gateway was built without a way to read its settings again")
+        self.reload(self._again())
+        if self._on_reloaded is not None:
+            self._on_reloaded()
+
+    def _warn(self) -> None:
+        """Say what is doubtful about the settings and was not so the last time."""
+        found = (*self._settings.warnings, *self._policies.now.authenticator.warnings())
+        for warning in found:
+            if warning not in self._said:
+                self._log.warning("settings", warning=warning)
+        self._said = found
+
+    # Credentials that are over before their time
+
+    def _end_revoked(self) -> None:
+        self._end_opened_by(self._policies.revocations.is_revoked)
+
+    def _end_opened_by(self, is_over: Callable[[str | None], bool]) -> None:
+        """End the streams and tunnels of credentials, by their ids. Answers under way go on: they
+        end by themselves, and what was sent of them can't be taken back.
+        """
+        self._room.end_opened_by(is_over)
+        for tunnel in list(self._server.tunnels):
+            owner = tunnel.owner if isinstance(tunnel, Tunnel) else None
+            identity = owner.identity if isinstance(owner, Exchange) else None
+            if identity is not None and is_over(identity.jti):
+                tunnel.close("revoked")
 
     # Building
 
     def _build_context(self, console: bool) -> EdgeContext:
         settings = self._settings
-        services = self._services(settings)
         return EdgeContext(
             settings=settings,
-            limits=_head_limits(settings),
-            table=RouteTable(exposed(services), PATHS),
+            limits=head_limits(settings),
+            table=self._services.table,
             mounted=Service(_mounted_settings(settings), self._metrics.service(MOUNTED)),
-            limiter=_limiter(settings),
-            pools=self._pools(services, settings),
+            limiter=self._policies.now.limits,
+            agents=Agents.shipped(),
+            pools=self._services.pools,
+            lines=self._services.lines,
             metrics=self._metrics,
             access=AccessLog(self._writer, settings.access_log, console),
             timestamps=Timestamps(),
@@ -262,49 +317,8 @@ class Gateway:
             clock=time.monotonic,
             wall=time.time,
             log=structlog.get_logger("gateway.edge"),
+            tracer=self._tracer,
         )
-
-    def _services(self, settings: Settings) -> list[Service]:
-        return [Service(each, self._metrics.service(each.name)) for each in settings.services]
-
-    def _pools(self, services: list[Service], settings: Settings) -> dict[str, Pool]:
-        return {
-            endpoint.key: self._pool(
-                endpoint,
-                tcp_connector(endpoint.url, self._tls_for(endpoint.url)),
-                settings,
-                service.settings,
-            )
-            for service in services
-            for endpoint in service.endpoints
-        }
-
-    def _pool(
-        self,
-        endpoint: Endpoint,
-        connector: Connector,
-        settings: Settings,
-        service: ServiceSettings | None = None,
-    ) -> Pool:
-        limits = PoolLimits(
-            idle_connections=settings.upstream_idle_connections,
-            idle_timeout=settings.upstream_idle_timeout,
-            max_connections=service.max_connections
-            if service
-            else settings.upstream_max_connections,
-            queue=settings.upstream_queue,
-            queue_timeout=settings.upstream_queue_timeout,
-            connect_timeout=service.connect_timeout if service else settings.connect_timeout,
-        )
-        head_limits = _head_limits(settings)
-        return Pool(endpoint, connector, limits, head_limits, self._deadlines, time.monotonic)
-
-    def _tls_for(self, url: EndpointUrl) -> ssl.SSLContext | None:
-        if url.scheme != "https":
-            return None
-        if self._upstream_tls is None:
-            self._upstream_tls = upstream_tls_context(self._settings.upstream_ca)
-        return self._upstream_tls
 
     # What the control application asks
 
@@ -313,34 +327,54 @@ class Gateway:
             settings=self._settings,
             metrics=self._metrics,
             ready=lambda: self._state,
-            services=self._health,
+            services=self._services.figures,
             started_wall=self._started_wall,
             tickets=self._room.door.tickets,
             questions=self._room.questions,
-            dependencies=lambda: self._room.dependencies,
+            dependencies=lambda: self._room.dependencies | self._policies.dependencies,
+            desk=self._desk(),
+            nothing_here=lambda: nothing_here(self._context),
         )
 
-    def _health(self) -> list[dict[str, object]]:
-        return [_service_health(name, pools) for name, pools in self._pools_by_service().items()]
+    def _desk(self) -> RunningDesk:
+        policies, services = self._policies, self._services
+        return RunningDesk(
+            server=self._server,
+            clock=time.monotonic,
+            services=lambda: services.services,
+            pools=lambda: services.pools,
+            open_pool=services.open_pool,
+            retire=services.retire,
+            limits=lambda: policies.now.limits,
+            revocations=policies.revocations,
+            rules=policies.rules,
+            revoked=policies.revoked,
+            look=policies.watch.look,
+            reload=self._reload_again,
+            on_revoked=self._end_revoked,
+        )
 
-    def _pools_by_service(self) -> dict[str, list[Pool]]:
-        grouped: dict[str, list[Pool]] = {}
-        for pool in self._context.pools.values():
-            if pool.endpoint.service != MOUNTED:
-                grouped.setdefault(pool.endpoint.service, []).append(pool)
-        return grouped
 
-    def _connection_figures(self) -> list[tuple[tuple[str, ...], float]]:
-        return [
-            ((name, state), float(sum(getattr(pool, state) for pool in pools)))
-            for name, pools in self._pools_by_service().items()
-            for state in ("idle", "active", "waiting")
-        ]
-
-
-async def build_server(settings: Settings, *, log_fd: int = 1) -> Gateway:
+async def build_server(
+    settings: Settings,
+    *,
+    log_fd: int = 1,
+    again: Callable[[], Settings] | None = None,
+    on_reloaded: Callable[[], None] | None = None,
+) -> Gateway:
     """A gateway that is not started yet; log lines and access records go to `log_fd`."""
-    return Gateway(settings, log_fd=log_fd)
+    return Gateway(settings, log_fd=log_fd, again=again, on_reloaded=on_reloaded)
+
+
+def _settings_now(old: Settings, new: Settings) -> tuple[Settings, list[str]]:
+    """`new` as far as a gateway that runs by `old` can take it, and the names of the rest."""
+    kept = [name for name in _FIXED if getattr(old, name) != getattr(new, name)]
+    later = [name.upper() for name in kept]
+    if (old.tls_cert is None) != (new.tls_cert is None):
+        kept += ["tls_cert", "tls_key"]
+        later.append("TLS_CERT")
+    changes: dict[str, Any] = {name: getattr(old, name) for name in kept}
+    return replace(new, **changes), later
 
 
 def _listener_tls(settings: Settings) -> ssl.SSLContext | None:
@@ -349,20 +383,9 @@ def _listener_tls(settings: Settings) -> ssl.SSLContext | None:
     return tls_context(settings.tls_cert, settings.tls_key, settings.tls_min_version)
 
 
-def _head_limits(settings: Settings) -> HeadLimits:
-    return HeadLimits(
-        request_line_bytes=settings.max_request_line_bytes,
-        header_line_bytes=settings.max_header_line_bytes,
-        headers_bytes=settings.max_headers_bytes,
-        header_count=settings.max_header_count,
-    )
-
-
-def _limiter(settings: Settings) -> RateLimiter | None:
-    limit = settings.rate_limit
-    if limit is None:
-        return None
-    return RateLimiter(limit.quota, limit.window_seconds, settings.rate_limit_keys)
+def _sticky_secret(settings: Settings) -> str:
+    """What signs the cookies of sticky sessions: derived, so that it signs nothing else."""
+    return hmac.new(grant_key(settings).encode(), b"sticky sessions", "sha256").hexdigest()
 
 
 def _mounted_settings(settings: Settings) -> ServiceSettings:
@@ -372,6 +395,8 @@ def _mounted_settings(settings: Settings) -> ServiceSettings:
         endpoints=(EndpointUrl("http", "gateway", 80, ""),),
         upgrades=(),
         max_body_bytes=settings.max_body_bytes,
+        breaker=None,  # an answer of the gateway's own says nothing about a back end
+        outlier=None,
     )
 
 
@@ -379,24 +404,3 @@ def _pseudonym(settings: Settings) -> bytes:
     """This gateway's name in Via: the same after a restart and in all its processes, no other's."""
     here = f"{socket.gethostname()} {settings.host} {settings.port}"
     return b"gateway-" + hashlib.sha256(here.encode()).hexdigest()[:8].encode()
-
-
-def _service_health(name: str, pools: list[Pool]) -> dict[str, object]:
-    endpoints: list[dict[str, object]] = []
-    for pool in pools:
-        known = pool.last_error is not None or pool.latency_ms is not None
-        state = "unhealthy" if pool.last_error else "healthy" if known else "unknown"
-        endpoints.append(
-            {
-                "url": pool.endpoint.name,
-                "state": state,
-                "idle": pool.idle,
-                "active": pool.active,
-                "waiting": pool.waiting,
-                "latency_ms": pool.latency_ms,
-                "last_error": pool.last_error,
-            }
-        )
-    states = {endpoint["state"] for endpoint in endpoints}
-    whole = states.pop() if len(states) == 1 else "degraded" if "unhealthy" in states else "healthy"
-    return {"name": name, "state": whole, "endpoints": endpoints}

@@ -8,21 +8,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import structlog
 from redis.asyncio import Redis
 
-from gateway.assemble_questions import QuestionRoom
+from gateway.assemble_questions import PreparedQuestions, QuestionRoom
 from gateway.edge.context import EVENTS_ROUTE, EdgeContext
 from gateway.edge.events import EventsDoor
 from gateway.edge.publishing import Publication
-from gateway.edge.streaming import StreamRequest
+from gateway.edge.streaming import DoorStream, StreamRequest
 from gateway.observe.metrics import Metrics
-from gateway.policy.auth import Authenticator
+from gateway.policy.revocations import Revocations
 from gateway.policy.tickets import StreamGrants, Tickets, grant_key
 from gateway.policy.tickets_redis import RedisTickets
 from gateway.settings import Settings
+from gateway.store import Database
 from sse.backplane import Backplane
 from sse.event import NewEvent, Published
 from sse.hub import Hub, HubLimits
@@ -34,25 +35,40 @@ from sse.ring import HistoryLimits
 DRAIN_SHARE = 0.8
 
 
+@dataclass(frozen=True, slots=True)
+class PreparedEvents:
+    """What a reload changes of streams and questions."""
+
+    settings: Settings
+    grants: StreamGrants
+    questions: PreparedQuestions
+
+
 class EventRoom:
     """Streams and questions of one gateway. `start` once, `drain`, then `close`."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        database: Database,
+        revocations: Revocations,
+    ) -> None:
         """Needs a running event loop. Raises SettingsError for keys that can't be used."""
         self._settings = settings
-        self.authenticator = Authenticator(settings)
+        self._revocations = revocations
         self.hub = Hub(asyncio.get_running_loop(), _limits(settings), time.monotonic, time.time)
         self.door = EventsDoor(
             hub=self.hub,
-            grants=StreamGrants(grant_key(settings)),
-            tickets=Tickets(),
+            grants=StreamGrants(grant_key(settings), revocations),
+            tickets=Tickets(revocations),
             keys=IdempotencyKeys(),
         )
         self._redis: Redis | None = None
         self._backplane: Backplane | None = None
         if settings.redis_url is not None:
             self._share(settings.redis_url)
-        self._questions = QuestionRoom(settings, self.hub, self.publish, metrics)
+        self._questions = QuestionRoom(settings, database, self.hub, self.publish, metrics)
         self.questions = self.hub.questions = self.door.asking = self._questions.questions
         _show(metrics, self.hub)
 
@@ -63,7 +79,7 @@ class EventRoom:
         """Let tickets, keys and histories be those of all gateways on one Redis."""
         strict = self._settings.backplane == "strict"
         self._redis = Redis.from_url(url)
-        self.door.tickets = RedisTickets(self._redis)
+        self.door.tickets = RedisTickets(self._redis, revocations=self._revocations)
         self.door.keys = SharedIdempotencyKeys(self._redis, strict=strict)
         log = structlog.get_logger("gateway.backplane")
         history = self.hub.limits.history
@@ -77,25 +93,26 @@ class EventRoom:
         return states if self._backplane is None else states | {"redis": self._backplane.state}
 
     def attach(self, context: EdgeContext) -> None:
-        """Let the door know who may and what it answers itself."""
-        context.authenticator = self.authenticator
+        """Let the door know what it answers itself."""
         for method in (b"GET", b"HEAD"):
             context.local[EVENTS_ROUTE, method] = lambda exchange: StreamRequest(
                 self.door, exchange
             )
         context.local[EVENTS_ROUTE, b"POST"] = lambda exchange: Publication(self.door, exchange)
 
-    def reload(self, settings: Settings, context: EdgeContext) -> None:
-        """Take new keys and limits of streams; with new keys the readers come back and show theirs.
+    def prepare(self, settings: Settings) -> PreparedEvents:
+        """What new settings say; nothing changes. Raises SettingsError."""
+        grants = StreamGrants(grant_key(settings), self._revocations)
+        return PreparedEvents(settings, grants, self._questions.prepare(settings))
 
-        Heartbeats, histories, Redis and the database stay as they were. Raises SettingsError, and
-        then nothing has changed.
+    def take(self, new: PreparedEvents, *, new_keys: bool) -> None:
+        """Go on with what was prepared; with new keys the readers come back and show theirs.
+
+        Heartbeats, histories, Redis and the database stay as they were.
         """
-        authenticator, grants = Authenticator(settings), StreamGrants(grant_key(settings))
-        self._questions.reload(settings)
-        before, self._settings = self._settings, settings
-        self.authenticator = context.authenticator = authenticator
-        self.door.grants = grants
+        settings = self._settings = new.settings
+        self._questions.take(new.questions)
+        self.door.grants = new.grants
         limits = self.hub.limits
         self.hub.limits = replace(
             _limits(settings),
@@ -103,10 +120,14 @@ class EventRoom:
             history_bytes=limits.history_bytes,
             heartbeat_seconds=limits.heartbeat_seconds,
         )
-        if _keys(settings) != _keys(before):
+        if new_keys:
             if isinstance(self.door.tickets, Tickets):
                 self.door.tickets.clear()  # those in Redis live for 30 s more
             self.hub.send_away("credentials", settings.drain_seconds * DRAIN_SHARE)
+
+    def end_opened_by(self, is_over: Callable[[str | None], bool]) -> None:
+        """End the streams whose credential, by its id, is over before its time."""
+        self.hub.expire(lambda stream: isinstance(stream, DoorStream) and is_over(stream.jti))
 
     async def publish(self, client_id: str, events: Sequence[NewEvent]) -> Published:
         """Publish for the gateway's own parts. Raises BackplaneAwayError."""
@@ -134,16 +155,6 @@ class EventRoom:
             await self._backplane.close()
         if self._redis is not None:
             await self._redis.aclose()
-
-
-def _keys(settings: Settings) -> tuple[object, ...]:
-    """What tokens are judged by."""
-    return (
-        settings.jwt_secret,
-        settings.jwt_public_key,
-        settings.jwt_issuer,
-        settings.jwt_audience,
-    )
 
 
 def _limits(settings: Settings) -> HubLimits:

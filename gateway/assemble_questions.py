@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -23,6 +24,7 @@ from gateway.callbacks import (
     check_callback_url,
     delivery_requests,
 )
+from gateway.callbacks.roles import Requests
 from gateway.edge.listener import upstream_tls_context
 from gateway.observe.metrics import Metrics
 from gateway.settings import Settings, SettingsError
@@ -38,12 +40,28 @@ Publish = Callable[[str, Sequence[NewEvent]], Awaitable[Published]]
 RETRY_SECONDS: Final = 2.0
 
 
+@dataclass(frozen=True, slots=True)
+class PreparedQuestions:
+    """What a reload changes of questions."""
+
+    settings: Settings
+    requests: Mapping[str, Requests]
+    allowed: Allowed
+
+
 class QuestionRoom:
     """Questions of one gateway. `start` once, `drain`, then `close`."""
 
-    def __init__(self, settings: Settings, hub: Hub, publish: Publish, metrics: Metrics) -> None:
-        """Needs a running event loop."""
-        self._database = Database(settings.database_url, settings.state_dir)
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        hub: Hub,
+        publish: Publish,
+        metrics: Metrics,
+    ) -> None:
+        """Needs a running event loop. The database is opened here and closed by its owner."""
+        self._database = database
         self._store = StoredQuestions(
             self._database,
             time.time,
@@ -68,7 +86,7 @@ class QuestionRoom:
             callbacks=bool(settings.webhook_secret),
             delivery_due=self._worker.wake,
         )
-        self._take(settings)
+        self.take(self.prepare(settings))
         self._opening: asyncio.Task[None] | None = None
         self._open = False
         metrics.gauge(
@@ -110,16 +128,18 @@ class QuestionRoom:
             with suppress(StoreError, StoreAwayError, StoreSlowError):
                 await self._begin()
 
-    def reload(self, settings: Settings) -> None:
-        """Take new secrets and destinations."""
-        self._store.forward = settings.questions_forward is not None
-        self._worker.requests = delivery_requests(settings, uuid7)
-        self._take(settings)
+    def prepare(self, settings: Settings) -> PreparedQuestions:
+        """New secrets and destinations, which nobody has taken yet."""
+        return PreparedQuestions(
+            settings, delivery_requests(settings, uuid7), Allowed(settings.callback_allow)
+        )
 
-    def _take(self, settings: Settings) -> None:
-        allowed = Allowed(settings.callback_allow)
+    def take(self, new: PreparedQuestions) -> None:
+        """Go on with what was prepared."""
+        self._store.forward = new.settings.questions_forward is not None
+        self._worker.requests = new.requests
         self.questions.allow_callbacks(
-            bool(settings.webhook_secret), lambda url: check_callback_url(url, allowed)
+            bool(new.settings.webhook_secret), lambda url: check_callback_url(url, new.allowed)
         )
 
     def drain(self) -> None:
@@ -135,4 +155,3 @@ class QuestionRoom:
             await self._worker.close()
             await self.questions.close()
         await self._store.close()
-        await self._database.close()

@@ -1,6 +1,8 @@
-"""The command line: `gateway [server]`, `gateway check`, `gateway routes`, `gateway token`.
+"""The command line: `gateway [server]`, `gateway check`, `gateway routes`, `gateway token`,
+`gateway key new`.
 
-The exit codes are in `exits`. What runs a server is in `serve`, several of them in `workers`.
+What is said of routes is in `cli_routes`, keys in `cli_keys`. The exit codes are in `exits`. What
+runs a server is in `serve`, several of them in `workers`.
 """
 
 from __future__ import annotations
@@ -11,23 +13,27 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from gateway import __version__
+from gateway import __version__, cli_keys
 from gateway.exits import EXIT_CANNOT_START, EXIT_DONE, EXIT_STOPPED_AT_ONCE, EXIT_WRONG
-from gateway.settings import ServiceSettings, Settings, SettingsError, environment, load
+from gateway.settings import ServiceSettings, Settings, SettingsError, environment, file_of, load
+from gateway.settings_limits import AbuseSettings
 
 TOKEN_SECONDS = 3600
 
 _USAGE = """\
 gateway [server] [--demo] [--config FILE]
        gateway check [--config FILE]
-       gateway routes [--config FILE] [METHOD PATH]
-       gateway token --sub SUBJECT [options; gateway token --help]"""
+       gateway routes [--config FILE] [METHOD PATH] [--header NAME:VALUE ...]
+       gateway token --sub SUBJECT [options; gateway token --help]
+       gateway key new [options; gateway key new --help]"""
 _COMMANDS = """\
 commands:
   server   run the gateway (the default); --demo adds a small demo service when none is configured
   check    read the settings and say what would run
-  routes   which paths lead where, or where METHOD PATH would lead
+  routes   which paths lead where, or where METHOD PATH would lead and what it would meet, whoever
+           asks: credentials in --header are not looked at
   token    print a token for SUBJECT, signed with JWT_SECRET
+  key      make an API key: it is printed once, its hash goes to the file API_KEYS
 
 Settings come from the environment and from the file that GATEWAY_CONFIG or --config names."""
 
@@ -39,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.insert(0, "server")
     if arguments[0] == "token":
         options = _token_parser().parse_args(arguments[1:])
+    elif arguments[0] == "key":
+        options = cli_keys.parser().parse_args(arguments[1:])
     else:
         options = _parser().parse_args(arguments)
     if options.command == "routes" and len(options.request) not in (0, 2):
@@ -68,7 +76,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("request", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--demo", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--config", type=Path, metavar="FILE", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--header", type=_field, action="append", default=[], help=argparse.SUPPRESS
+    )
     return parser
+
+
+def _field(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise argparse.ArgumentTypeError("expected NAME:VALUE")
+    return name.strip(), value.strip()
 
 
 def _token_parser() -> argparse.ArgumentParser:
@@ -83,7 +101,11 @@ def _token_parser() -> argparse.ArgumentParser:
     parser.add_argument("--tenant", help="the subject's tenant")
     parser.add_argument("--tier", choices=("anonymous", "free", "pro", "enterprise"))
     parser.add_argument(
-        "--scope", nargs="+", action="extend", default=[], help="such as events:read events:write"
+        "--scope",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="such as events:read events:write; also with commas between",
     )
     parser.add_argument(
         "--client-id", nargs="+", action="extend", default=[], help="whose events it also reads"
@@ -136,7 +158,12 @@ def _arguments_again(options: argparse.Namespace) -> list[str]:
 
 def _check(options: argparse.Namespace) -> int:
     """Say what would run; SettingsError when it could not."""
-    settings = load(environment(), options.config)
+    environ = environment()
+    settings = load(environ, options.config)
+    if settings.trace_sample > 0:
+        from gateway.observe.trace import exporter_class
+
+        exporter_class(settings.trace_sample)
     if settings.tls_cert is not None or settings.upstream_ca is not None:
         from gateway.serve import StartError, check_tls
 
@@ -144,37 +171,87 @@ def _check(options: argparse.Namespace) -> int:
             check_tls(settings)
         except StartError as error:
             raise SettingsError(str(error)) from None
-    _say(*_summary(settings))
+    _say(f"file        {file_of(environ, options.config) or 'none'}", *_summary(settings))
     return EXIT_DONE
 
 
 def _summary(settings: Settings) -> list[str]:
     scheme = "http" if settings.tls_cert is None else "https"
+    from gateway.cli_routes import check_lines
+
     limit = settings.rate_limit
     said = f"{limit.quota} in {limit.window_seconds} s" if limit else "off"
     signed, doubts = _tokens(settings)
+    tiers = ", ".join(tier.name for tier in settings.tiers)
     return [
         f"listen      {scheme}://{_authority(settings.host, settings.port)}",
         f"workers     {settings.workers}",
-        f"rate limit  {said}, per client address",
+        f"rate limit  {said}, per caller{f', besides tiers {tiers}' if tiers else ''}",
+        f"abuse       {_abuse(settings.abuse)}",
         f"tokens      {signed}",
+        f"auth        {settings.auth_default}, where a service or a row says nothing else",
+        f"cors        {', '.join(settings.cors_origins) or 'off'}",
+        f"redis       {'none' if settings.redis_url is None else f'set, {settings.backplane}'}",
+        f"database    {_database(settings)}",
+        f"requests    {_kept(settings)}",
         *(f"service     {_service_line(service)}" for service in settings.services),
         *([] if settings.services else ["service     none"]),
+        *check_lines(settings),
         *(f"warning     {warning}" for warning in (*settings.warnings, *doubts)),
     ]
 
 
+def _abuse(abuse: AbuseSettings | None) -> str:
+    if abuse is None:
+        return "off"
+    figures = (
+        f"{count} {what}"
+        for count, what in (
+            (abuse.bad_credentials, "bad credentials"),
+            (abuse.refusals, "refusals"),
+        )
+        if count
+    )
+    return (
+        f"{' or '.join(figures) or 'nothing'} in {abuse.window_seconds:g} s shut an address out "
+        f"for {abuse.close_seconds:g} s to {abuse.close_max_seconds:g} s"
+    )
+
+
+def _database(settings: Settings) -> str:
+    """Its kind alone: an address may hold a password."""
+    if settings.database_url is None:
+        return f"SQLite in {settings.state_dir}"
+    return "SQLite" if settings.database_url.startswith("sqlite") else "PostgreSQL"
+
+
+def _kept(settings: Settings) -> str:
+    if settings.request_log == "off":
+        return "not kept"
+    return f"a row of each in the database, for {settings.request_log_days} days"
+
+
 def _tokens(settings: Settings) -> tuple[str, list[str]]:
-    """How tokens are signed, and what is doubtful about that; SettingsError for a bad key."""
-    if settings.jwt_secret is None and settings.jwt_public_key is None:
+    """How callers are known, and what is doubtful about that; SettingsError for a bad key."""
+    signed = settings.jwt_secret or settings.jwt_public_key or settings.jwks_url
+    if not signed and not settings.api_keys.exists():
         from gateway.policy.keyless import Keyless
 
         keyless = Keyless(settings.host, allow_anonymous=settings.allow_anonymous)
         return "none", [keyless.warning()]
+    from gateway.policy.api_keys import ApiKeys
     from gateway.policy.auth import Authenticator
+    from gateway.policy.jwks import Jwks
 
-    authenticator = Authenticator(settings)
-    return ", ".join(authenticator.algorithms), authenticator.warnings()
+    keys = ApiKeys.read(settings.api_keys)
+    jwks = None if settings.jwks_url is None else Jwks(settings.jwks_url)
+    authenticator = Authenticator(settings, keys=keys, jwks=jwks)
+    known = list(authenticator.algorithms)
+    if jwks is not None:
+        known.append("the keys of JWKS_URL")
+    if keys:
+        known.append(f"{len(keys)} API keys")
+    return ", ".join(known) or "none", authenticator.warnings()
 
 
 def _service_line(service: ServiceSettings) -> str:
@@ -188,37 +265,16 @@ def _authority(host: str, port: int) -> str:
 
 
 def _routes(options: argparse.Namespace) -> int:
-    """The paths that lead somewhere, or where one request would lead."""
-    from gateway.control.app import PATHS
-    from gateway.routing.table import BadTarget, RouteTable, split_target
+    """The paths that lead somewhere, or what one request would meet."""
+    from gateway.cli_routes import request_lines, table_lines
 
     settings = load(environment(), options.config)
-    if not options.request:
-        _say(*(f"GET  {path}  the gateway" for path in PATHS))
-        _say(*(_route_line(service) for service in settings.services if service.exposed))
-        return 0
-    method, target = options.request
-    exposed = {
-        a: service for service in settings.services if service.exposed for a in service.aliases
-    }
-    try:
-        path, query = split_target(target.encode())
-    except BadTarget as error:
-        _say(f"{method} {target}: 400, {error}")
-        return 0
-    service, route, rest = RouteTable(exposed, PATHS).match(path) or (None, "", b"")
-    if service is not None:
-        forwarded = (rest + query).decode()
-        _say(
-            f"route     {route}",
-            f"service   {service.name}",
-            *(f"endpoint  {endpoint}{forwarded}" for endpoint in service.endpoints),
-        )
-    elif route:
-        _say(f"{method} {target}: the gateway itself")
+    if options.request:
+        method, target = options.request
+        _say(*request_lines(settings, method, target, options.header))
     else:
-        _say(f"{method} {target}: 404, no service and no path of the gateway")
-    return 0
+        _say(*table_lines(settings))
+    return EXIT_DONE
 
 
 def _token(options: argparse.Namespace) -> int:
@@ -237,7 +293,7 @@ def _token(options: argparse.Namespace) -> int:
         "sub": options.sub,
         "tenant": options.tenant,
         "tier": options.tier,
-        "scope": " ".join(options.scope) or None,
+        "scope": " ".join(cli_keys.scopes_of(options.scope)) or None,
         "client_ids": options.client_id or None,
         "iat": now,
         "exp": now + options.expires_in,
@@ -255,11 +311,6 @@ def _token(options: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _route_line(service: ServiceSettings) -> str:
-    paths = ", ".join(f"/api/v1/{alias}/…" for alias in service.aliases)
-    return f"ANY  {paths}  {', '.join(str(endpoint) for endpoint in service.endpoints)}"
-
-
 def _say(*lines: str) -> None:
     for line in lines:
         print(line)  # noqa: T201 - the command's answer
@@ -270,4 +321,5 @@ _COMMAND: dict[str, Callable[[argparse.Namespace], int]] = {
     "check": _check,
     "routes": _routes,
     "token": _token,
+    "key": cli_keys.run,
 }

@@ -119,6 +119,11 @@ class Rejection:
         return ERRORS[self.code].status
 
 
+def wants_problem(accept: str) -> bool:
+    """Whether errors are to be told as RFC 9457, by the Accept field of the request."""
+    return "application/problem+json" in accept.lower()
+
+
 def render(rejection: Rejection, request_id: str, *, problem: bool) -> tuple[bytes, bytes]:
     """The body of an error answer and its Content-Type.
 

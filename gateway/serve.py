@@ -15,7 +15,9 @@ import signal
 import ssl
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 import uvloop
@@ -83,8 +85,10 @@ async def _serve(settings: Settings, load_again: Callable[[], Settings], *, demo
     loop.add_signal_handler(signal.SIGINT, stop.interrupt)
     shown = await start_demo() if demo and not settings.services else None
     try:
-        gateway = await _started(_with_demo(settings, shown))
-        loop.add_signal_handler(signal.SIGHUP, lambda: _reload(gateway, load_again, shown))
+        again = _checked(load_again, shown)
+        reloaded = partial(_pass_on_reload, parent) if settings.worker else None
+        gateway = await _started(_with_demo(settings, shown), again, reloaded)
+        loop.add_signal_handler(signal.SIGHUP, lambda: _reload(gateway, again))
         if shown is not None and settings.worker <= 1:
             print(shown.invitation(_url(settings, gateway)), file=sys.stderr, flush=True)  # noqa: T201 - for a person
         watch = (
@@ -106,11 +110,27 @@ def _with_demo(settings: Settings, shown: Demo | None) -> Settings:
     return with_service(settings, "demo", shown.url)
 
 
-async def _started(settings: Settings) -> Gateway:
+def _checked(load_again: Callable[[], Settings], shown: Demo | None) -> Callable[[], Settings]:
+    """Reads the settings anew; raises SettingsError for what can't be used."""
+
+    def again() -> Settings:
+        settings = _with_demo(load_again(), shown)
+        try:
+            check_tls(settings)
+        except StartError as error:
+            raise SettingsError(str(error)) from None
+        return settings
+
+    return again
+
+
+async def _started(
+    settings: Settings, again: Callable[[], Settings], reloaded: Callable[[], None] | None
+) -> Gateway:
     """A listening server; raises StartError."""
     check_tls(settings)
     try:
-        gateway = await build_server(settings)
+        gateway = await build_server(settings, again=again, on_reloaded=reloaded)
         await gateway.start()
     except OSError as error:
         raise StartError(_why_not(settings, error)) from error
@@ -161,14 +181,21 @@ def _url(settings: Settings, gateway: Gateway) -> str:
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def _reload(gateway: Gateway, load_again: Callable[[], Settings], shown: Demo | None) -> None:
+def _reload(gateway: Gateway, again: Callable[[], Settings]) -> None:
     """Take new settings; wrong ones are said and the old ones stay."""
     try:
-        settings = _with_demo(load_again(), shown)
-        check_tls(settings)
-        gateway.reload(settings)
-    except (SettingsError, StartError, OSError) as error:
+        gateway.reload(again())
+    except (SettingsError, OSError) as error:
         structlog.get_logger("gateway.serve").error("reload_refused", error=str(error))
+    except Exception as error:
+        structlog.get_logger("gateway.serve").exception("reload_refused", error=repr(error))
+
+
+def _pass_on_reload(supervisor: int) -> None:
+    """A worker was asked to reload over HTTP: its supervisor lets all of them do so."""
+    if os.getppid() == supervisor:  # else it has ended, and that id may be anyone's
+        with suppress(ProcessLookupError):
+            os.kill(supervisor, signal.SIGHUP)
 
 
 async def _drained(gateway: Gateway, stop: StopRequest, shown: Demo | None) -> int:

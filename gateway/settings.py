@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from gateway.settings_file import FileValues, read_file
+from gateway.settings_limits import (
+    AbuseSettings,
+    LimitSettings,
+    TierSettings,
+    build_abuse,
+    build_limits,
+    build_tiers,
+)
 from gateway.settings_questions import ForwardSettings, build_forward, hosts_and_networks
+from gateway.settings_routes import RouteSettings, build_routes
 from gateway.settings_services import (
     EndpointUrl,
     ServiceSettings,
@@ -34,8 +43,10 @@ from gateway.settings_values import (
     choice,
     database_url,
     host,
+    jwks_url,
     log_level,
     networks,
+    origins,
     path,
     pem,
     rate_limit,
@@ -43,9 +54,11 @@ from gateway.settings_values import (
     redis_url,
     seconds,
     secret,
+    share,
     size_bytes,
     switch,
     text,
+    tokens,
     webhook_secrets,
     whole,
     words,
@@ -61,6 +74,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "environment",
+    "file_of",
     "load",
     "with_service",
 ]
@@ -68,6 +82,7 @@ __all__ = [
 DEFAULT_FILE = Path("config/gateway.toml")
 DEFAULT_RATE_LIMIT = RateLimit(1000, 60)
 DEFAULT_STATE_DIR = Path(".state")
+DEFAULT_API_KEYS = Path("config/keys.toml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +112,31 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("PORT", "8081", "port to listen on; 0 takes any free one",
             whole(0, 65535), "API_GATEWAY_PORT"),
     Setting("RATE_LIMIT", "1000",
-            "per client address: `N` (a minute), `N/second`, `N/minute`, `N/hour`, `off`",
+            "for each caller, by subject or else by address, whose tier has no table: `N` (a "
+            "minute), `N/second`, `N/minute`, `N/hour`, `off`",
             rate_limit),
     Setting("RATE_LIMIT_KEYS", "1000000",
-            "client addresses remembered; the least recently seen go first", whole(2, 100_000_000)),
+            "callers remembered, for each limit that holds for them; the least recently seen go "
+            "first; with `REDIS_URL` at most 100000", whole(2, 100_000_000)),
     Setting("TRUSTED_PROXIES", "", "addresses and CIDRs whose forwarding fields are believed",
             networks),
     Setting("ADMIN_FROM", "", "addresses and CIDRs that may read `/metrics`, besides this machine",
             networks),
+    Setting("CORS_ORIGINS", "",
+            "origins whose pages may call, as browsers send them: `https://a.example`; `*`: any, "
+            "without credentials",
+            origins),
+    Setting("CORS_METHODS", "GET, HEAD, POST, PUT, PATCH, DELETE", "methods they may use",
+            tokens),
+    Setting("CORS_HEADERS",
+            "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-API-Key, "
+            "X-Correlation-ID, X-Request-ID",
+            "header fields they may send", tokens),
+    Setting("CORS_MAX_AGE", "600", "seconds a browser keeps the answer to a preflight",
+            whole(0, 86400)),
+    Setting("SECURITY_HEADERS", "on",
+            "nosniff, no framing, no referrer and, with TLS, HSTS on the gateway's own answers",
+            switch),
     Setting("TLS_CERT", "", "certificate chain (PEM) of the listener; read again on SIGHUP",
             readable),
     Setting("TLS_KEY", "", "private key (PEM) of the listener", readable),
@@ -117,18 +149,31 @@ SETTINGS: tuple[Setting, ...] = (
             "publishing while Redis is away: `strict` answers 503, `best-effort` goes on locally",
             choice("strict", "best-effort")),
     Setting("DATABASE_URL", "",
-            "database of the questions: `postgresql://…`, else SQLite in `STATE_DIR`",
+            "database of questions, revocations, limits and the request log: `postgresql://…`, "
+            "else SQLite in `STATE_DIR`",
             database_url),
+    Setting("REQUEST_LOG", "off", "`database`: a row of each request in table `api_requests`",
+            choice("off", "database")),
+    Setting("REQUEST_LOG_DAYS", "30", "days such rows are kept", whole(1, 3650)),
     Setting("STATE_DIR", ".state", "directory of files that must survive a restart", path),
-    Setting("JWT_SECRET", "", "secret that signs tokens (HS256)", secret),
+    Setting("JWT_SECRET", "", "secret that signs tokens (HS256, HS384, HS512)", secret),
     Setting("JWT_PUBLIC_KEY", "",
-            "public key (PEM, or a file of it) that verifies tokens (RS256, ES256)", pem),
+            "public key (PEM, or a file of it) that verifies tokens (RSA, EC or Ed25519)", pem),
+    Setting("JWKS_URL", "",
+            "where the issuer publishes its public keys (JWK Set): https, or http on this machine",
+            jwks_url),
     Setting("JWT_ISSUER", "", "who must have issued a token (`iss`)", text),
     Setting("JWT_AUDIENCE", "", "whom a token must be for (`aud`)", text),
+    Setting("AUTH_DEFAULT", "optional",
+            "who may use `/api/v1/{service}/…`: `none` looks at no credential, `optional` refuses "
+            "bad ones, `required` asks for one",
+            choice("none", "optional", "required")),
+    Setting("API_KEYS", "config/keys.toml", "file of the API keys; none when it is missing", path),
     Setting("ALLOW_ANONYMOUS", "false",
             "without a key: publishing, asking and answering also beyond this machine", switch),
     Setting("COOKIE_SECRET", "",
-            "secret that signs the cookies of event streams; else one is kept in `STATE_DIR`",
+            "secret that signs the cookies of event streams and sticky sessions; else one is kept "
+            "in `STATE_DIR`",
             secret),
     Setting("WEBHOOK_SECRET", "",
             "signs callbacks: `whsec_` and base64 of 24 to 64 bytes, several for rotation; "
@@ -178,6 +223,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("LOG_LEVEL", "info", "also for single loggers: `info,gateway.edge=debug`", log_level),
     Setting("LOG_FORMAT", "auto", "`json`, `console`; `auto`: console on a terminal",
             choice("auto", "json", "console")),
+    Setting("TRACE_SAMPLE", "0",
+            "share of requests, 0 to 1, exported as OpenTelemetry spans (needs its packages)",
+            share),
     Setting("ACCESS_LOG", "on", "a record of each request: `on`, `off`, `sampled`",
             choice("on", "off", "sampled")),
 )
@@ -192,11 +240,23 @@ class Settings:
     port: int = 8081
     services: tuple[ServiceSettings, ...] = ()
     questions_forward: ForwardSettings | None = None
+    routes: tuple[RouteSettings, ...] = ()
+    tiers: tuple[TierSettings, ...] = ()
+    limits: tuple[LimitSettings, ...] = ()
+    abuse: AbuseSettings | None = None
     warnings: tuple[str, ...] = ()
     rate_limit: RateLimit | None = DEFAULT_RATE_LIMIT
     rate_limit_keys: int = 1_000_000
     trusted_proxies: tuple[Network, ...] = ()
     admin_from: tuple[Network, ...] = ()
+    cors_origins: tuple[str, ...] = ()
+    cors_methods: tuple[str, ...] = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+    cors_headers: tuple[str, ...] = (
+        "Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "X-API-Key",
+        "X-Correlation-ID", "X-Request-ID",
+    )  # fmt: skip
+    cors_max_age: int = 600
+    security_headers: bool = True
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_min_version: str = "1.2"
@@ -204,11 +264,16 @@ class Settings:
     redis_url: str | None = field(default=None, repr=False)
     backplane: str = "strict"
     database_url: str | None = field(default=None, repr=False)
+    request_log: str = "off"
+    request_log_days: int = 30
     state_dir: Path = DEFAULT_STATE_DIR
     jwt_secret: str | None = field(default=None, repr=False)
     jwt_public_key: str | None = None
+    jwks_url: str | None = field(default=None, repr=False)  # its query may hold a secret
     jwt_issuer: str | None = None
     jwt_audience: str | None = None
+    auth_default: str = "optional"
+    api_keys: Path = DEFAULT_API_KEYS
     allow_anonymous: bool = False
     cookie_secret: str | None = field(default=None, repr=False)
     webhook_secret: tuple[bytes, ...] = field(default=(), repr=False)
@@ -245,6 +310,7 @@ class Settings:
     drain_seconds: float = 25.0
     log_level: str = "info"
     log_format: str = "auto"
+    trace_sample: float = 0.0
     access_log: str = "on"
 
 
@@ -275,7 +341,16 @@ def load(environ: Mapping[str, str], argv_config: Path | None = None) -> Setting
     wanted = _wanted(environ)
     services = _services(settings, environ, values, wanted, warnings)
     forward = build_forward(values.forward, services, wanted, warnings)
-    return replace(settings, services=services, questions_forward=forward, warnings=tuple(warnings))
+    return replace(
+        settings,
+        services=services,
+        questions_forward=forward,
+        routes=build_routes(values.routes, services, wanted, warnings),
+        tiers=build_tiers(values.tiers),
+        limits=build_limits(values.limits),
+        abuse=build_abuse(values.abuse),
+        warnings=tuple(warnings),
+    )
 
 
 def with_service(settings: Settings, name: str, url: str) -> Settings:
@@ -285,11 +360,17 @@ def with_service(settings: Settings, name: str, url: str) -> Settings:
     return replace(settings, services=(*settings.services, service))
 
 
-def _file_values(environ: Mapping[str, str], argv_config: Path | None) -> FileValues:
+def file_of(environ: Mapping[str, str], argv_config: Path | None = None) -> Path | None:
+    """The file that `load` reads; None: there is none."""
     named = environ.get("GATEWAY_CONFIG", "").strip()
     if argv_config is None and not named and not DEFAULT_FILE.is_file():
-        return FileValues()
-    return read_file(argv_config or (Path(named) if named else DEFAULT_FILE))
+        return None
+    return argv_config or (Path(named) if named else DEFAULT_FILE)
+
+
+def _file_values(environ: Mapping[str, str], argv_config: Path | None) -> FileValues:
+    file = file_of(environ, argv_config)
+    return FileValues() if file is None else read_file(file)
 
 
 def _reject_unknown(top: Mapping[str, Value]) -> None:
@@ -344,6 +425,8 @@ def _service_defaults(settings: Settings) -> ServiceSettings:
         stream_idle_timeout=settings.stream_idle_timeout,
         max_body_bytes=settings.max_body_bytes,
         max_connections=settings.upstream_max_connections,
+        queue=settings.upstream_queue,
+        queue_timeout=settings.upstream_queue_timeout,
     )
 
 

@@ -8,10 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import AddressValueError, IPv6Address
 from typing import Any
 
+from gateway.settings_balancing import (
+    KEYS,
+    BalanceSettings,
+    BreakerSettings,
+    CheckSettings,
+    OutlierSettings,
+    build_balancing,
+)
 from gateway.settings_values import (
     ENVIRONMENT,
     Reader,
@@ -20,6 +28,7 @@ from gateway.settings_values import (
     seconds,
     size_bytes,
     switch,
+    text,
     whole,
     words,
 )
@@ -45,6 +54,8 @@ _ENDPOINT = re.compile(
     r"(?P<path>/[A-Za-z0-9\-._~%!$&'()*+;=:@/]*)?",
     re.IGNORECASE,
 )
+# A scope-token of RFC 6749 §3.3 without the comma, which separates them here.
+_AUTH = re.compile(r"none|optional|required|scope:[!#-+\--\[\]-~]+(?:,[!#-+\--\[\]-~]+)*")
 _URL_EXPECTED = "http://host:port/base or https://…, several with commas"
 
 
@@ -73,7 +84,9 @@ class EndpointUrl:
 class ServiceSettings:
     """One service: every name it answers to (written with `_`), its endpoints, its own limits.
 
-    Time-outs are seconds; `max_connections` counts upstream connections per endpoint.
+    Time-outs are seconds; `max_connections` counts upstream connections per endpoint, `queue`
+    requests that wait for one. `max_requests`: those under way at once, None: any number. `auth`:
+    the rule of its own for `/api/v1/{service}/…`, None: AUTH_DEFAULT.
     """
 
     name: str
@@ -87,6 +100,15 @@ class ServiceSettings:
     stream_idle_timeout: float = 300.0
     max_body_bytes: int = 16 << 20
     max_connections: int = 4096
+    max_requests: int | None = None
+    queue: int = 1024
+    queue_timeout: float = 5.0
+    pass_authorization: bool = True
+    auth: str | None = None
+    balance: BalanceSettings = field(default_factory=BalanceSettings)
+    breaker: BreakerSettings | None = field(default_factory=BreakerSettings)
+    outlier: OutlierSettings | None = field(default_factory=OutlierSettings)
+    checks: CheckSettings | None = None
 
 
 @dataclass(slots=True)
@@ -222,6 +244,14 @@ def _upgrades(value: Value) -> tuple[str, ...]:
     return protocols
 
 
+def auth_rule(value: Value) -> str:
+    """Who may use a service or a route, as text; what it means is in policy/auth."""
+    rule = text(value)
+    if not _AUTH.fullmatch(rule):
+        raise value.wrong("none, optional, required or scope:<name>, several with commas")
+    return rule
+
+
 _KEYS: Mapping[str, Reader] = {
     "url": parse_endpoints,
     "exposed": switch,
@@ -232,6 +262,11 @@ _KEYS: Mapping[str, Reader] = {
     "stream_idle_timeout": seconds(),
     "max_body_bytes": size_bytes,
     "max_connections": whole(1, 1_000_000),
+    "max_requests": whole(1, 1_000_000),
+    "queue": whole(0, 1_000_000),
+    "queue_timeout": seconds(),
+    "pass_authorization": switch,
+    "auth": auth_rule,
 }
 
 
@@ -287,10 +322,24 @@ def _service(
     for key, value in keys.items():
         if key == "":
             continue
+        if key in KEYS:
+            continue
         if key not in _KEYS:
-            raise value.error("is unknown", f"one of {', '.join(_KEYS)}")
+            raise value.error("is unknown", f"one of {', '.join((*_KEYS, *KEYS))}")
         read[key] = _KEYS[key](value)
     url = read.pop("url", ())
     if not (endpoints or url):
         raise keys[""].error("has no url", _URL_EXPECTED)
-    return replace(defaults, name=names[0], aliases=names, endpoints=endpoints or url, **read)
+    endpoints = endpoints or url
+    balancing = build_balancing(keys, len(endpoints))
+    return replace(
+        defaults,
+        name=names[0],
+        aliases=names,
+        endpoints=endpoints,
+        balance=balancing.balance,
+        breaker=balancing.breaker,
+        outlier=balancing.outlier,
+        checks=balancing.checks,
+        **read,
+    )

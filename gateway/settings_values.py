@@ -58,6 +58,14 @@ _SIZE = re.compile(r"([0-9]{1,15})\s*([kmg]ib)?", re.IGNORECASE)
 _RATE = re.compile(r"([0-9]{1,9})(?:/(second|minute|hour))?", re.IGNORECASE)
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_ORIGIN = re.compile(
+    r"https?://(?:[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?"
+)
+_LOOPBACK = r"(?:localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])"
+_KEY_SET_URL = re.compile(
+    rf"(?:https://[^\s/?#@]+|http://{_LOOPBACK}(?::[0-9]{{1,5}})?)(?:[/?][^\s#]*)?"
+)
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 _WEEK_SECONDS = 7 * 86400
 _WEBHOOK_EXPECTED = "whsec_ and base64 of 24 to 64 bytes, several with commas"
@@ -176,6 +184,54 @@ def rate_limit(value: Value) -> RateLimit | None:
     if match is None or int(match[1]) < 1:
         raise value.wrong("N, N/second, N/minute, N/hour or off")
     return RateLimit(int(match[1]), _WINDOW_SECONDS[match[2] or "minute"])
+
+
+def share(value: Value) -> float:
+    """A part of a whole, from 0 to 1."""
+    raw = value.raw
+    try:
+        if isinstance(raw, bool) or not isinstance(raw, str | int | float):
+            raise ValueError
+        number = float(raw)
+    except ValueError:
+        raise value.wrong("a share from 0 to 1") from None
+    if not 0 <= number <= 1:
+        raise value.wrong("a share from 0 to 1")
+    return number
+
+
+def origins(value: Value) -> tuple[str, ...]:
+    """Origins as browsers send them (RFC 6454 §6.2): scheme, host, a port that is not the default.
+
+    `*` stands alone.
+    """
+    listed = words(value)
+    for origin in listed:
+        usual = ":80" if origin.startswith("http:") else ":443"
+        exact = _ORIGIN.fullmatch(origin) and not origin.endswith(usual)
+        if not exact and listed != ("*",):
+            raise value.error(
+                f"names {origin!r}",
+                "exact origins, such as https://app.example or http://localhost:5173",
+            )
+    return listed
+
+
+def tokens(value: Value) -> tuple[str, ...]:
+    """Names of methods or header fields (RFC 9110 §5.6.2: token)."""
+    listed = words(value)
+    if not listed or not all(_TOKEN.fullmatch(word) and word != "*" for word in listed):
+        raise value.wrong("names with commas between")
+    return listed
+
+
+def jwks_url(value: Value) -> str:
+    """An https address; http only on this machine, where nobody can change what is read."""
+    url = text(value)
+    match = _KEY_SET_URL.fullmatch(url)
+    if match is None:
+        raise value.error("is no https address", "https://…, or http:// on this machine")
+    return url
 
 
 def networks(value: Value) -> tuple[Network, ...]:

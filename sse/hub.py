@@ -341,6 +341,15 @@ class Hub:
             delay = over * at / len(streams)
             self._loop.call_later(delay, self._end, stream, reason)
 
+    def expire(self, is_over: Callable[[EventStream], bool]) -> None:
+        """End those streams whose credential is over before its time."""
+        for stream in self._streams():
+            if is_over(stream):
+                self._expire(stream)
+
+    def _expire(self, stream: EventStream) -> None:
+        stream.end("expired", self.frame("stream.expired", {}))
+
     def _end(self, stream: EventStream, reason: str) -> None:
         stream.end(reason, self.closing(reason))
 
@@ -356,7 +365,7 @@ class Hub:
         if stream.state in (ENDING, CLOSED):
             return None
         if stream.expires_at is not None and now >= stream.expires_at:
-            stream.end("expired", self.frame("stream.expired", {}))
+            self._expire(stream)
             return None
         if now < self._due(stream):
             return self._due(stream)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,9 +18,17 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from gateway.serve import StartError, StopRequest, check_tls, raise_open_files
+from gateway.serve import (
+    StartError,
+    StopRequest,
+    _pass_on_reload,
+    _reload,
+    check_tls,
+    raise_open_files,
+)
 from gateway.settings import Settings
 from tests.processes import Running, get, run_gateway
+from tests.wire import eventually, request, start_gateway
 
 
 async def test_a_second_interrupt_stops_at_once_a_second_sigterm_does_not() -> None:
@@ -78,6 +87,25 @@ def test_sighup_takes_new_settings_and_refuses_wrong_ones(tmp_path: Path) -> Non
         assert get(port, "/api/v1/later/")[0] == 503
         gateway.send(signal.SIGTERM)
         assert gateway.end() == (0, "")
+
+
+async def test_a_reload_that_meets_a_bug_is_refused_and_the_server_goes_on() -> None:
+    def again() -> Settings:
+        raise ZeroDivisionError("a bug")
+
+    async with start_gateway() as running:
+        _reload(running.gateway, again)
+        await eventually(lambda: "reload_refused" in str(running.log()), "a line")
+        (refused,) = [line for line in running.log() if line["message"] == "reload_refused"]
+        assert "ZeroDivisionError" in refused["error"]
+        assert (await running.ask(request(b"GET /health/live"))).status == 200
+
+
+def test_nobody_but_the_supervisor_of_the_start_is_told_of_a_reload() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        _pass_on_reload(other.pid)  # as when the parent has ended and its id is another's now
+        other.communicate(b"\n")
+        assert other.returncode == 0
 
 
 def test_the_demo_runs_when_nothing_is_configured_and_survives_a_reload() -> None:

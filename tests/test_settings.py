@@ -31,6 +31,10 @@ def test_the_table_and_the_settings_have_the_same_names() -> None:
     fields = set(Settings.__dataclass_fields__) - {
         "services",
         "questions_forward",
+        "routes",
+        "tiers",
+        "limits",
+        "abuse",
         "warnings",
         "worker",
     }
@@ -188,3 +192,9 @@ def test_several_workers_need_redis_and_a_port() -> None:
     redis = {"REDIS_URL": "redis://127.0.0.1"}
     assert "one port to share" in refusal({"WORKERS": "2", "PORT": "0"} | redis)
     assert load({"WORKERS": "2"} | redis).workers == 2
+
+
+def test_where_keys_come_from_is_not_shown_since_its_query_may_hold_a_secret() -> None:
+    settings = load({"JWKS_URL": "https://issuer.test/keys?code=hidden"})
+    assert settings.jwks_url is not None
+    assert "hidden" not in repr(settings)

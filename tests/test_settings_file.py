@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from gateway.settings import RateLimit, ServiceSettings, Settings, load
+from gateway.settings import RateLimit, ServiceSettings, Settings, SettingsError, load
+from gateway.settings_file import read_file, read_tables
 from tests.loading import refusal, urls
 
 Write = Callable[..., Path]
@@ -181,3 +183,89 @@ def test_an_error_in_an_included_file_names_that_file(write: Write, tmp_path: Pa
     write("port = 'x'\n", "other.toml")
     file = write("include = 'other.toml'\n")
     assert refusal({}, file).startswith(f"{tmp_path / 'other.toml'}:1: port is 'x'")
+
+
+def test_tables_and_rows_of_all_kinds_know_where_they_stand(write: Write, tmp_path: Path) -> None:
+    write(
+        "[tiers.free]\nper_minute = 1\n[abuse]\nrefusals = 5\n[[limits]]\nper_day = 1\n", "in.toml"
+    )
+    file = write(
+        "include = 'in.toml'\n"
+        "[tiers.free]\nburst = 2\n"
+        "[tiers.pro]\n"
+        "[abuse]\n"
+        "[[limits]]\ntenant = 'a'\n"
+        "[[limits]]\n  tenant = 'b'\n"
+        "[limits.inner]\nx = 1\n"
+        "[[ 'limits' ]]\n"
+    )
+    values = read_file(file)
+    included = tmp_path / "in.toml"
+    free = values.tiers["free"]
+    assert (free["per_minute"].where, free["burst"].where) == (f"{included}:2", f"{file}:3")
+    assert (free[""].where, values.tiers["pro"][""].where) == (f"{file}:2", f"{file}:4")
+    assert (values.abuse["refusals"].raw, values.abuse[""].where) == (5, f"{file}:5")
+    assert [row[""].where for row in values.limits] == [
+        f"{included}:5",
+        f"{file}:6",
+        f"{file}:8",
+        f"{file}:12",
+    ]
+    second = values.limits[2]
+    assert (second["tenant"].name, second["tenant"].where) == ("limits.tenant", f"{file}:9")
+    inner = second["inner"].raw
+    assert isinstance(inner, dict)
+    assert (inner["x"].name, inner["x"].raw, inner["x"].where) == (
+        "limits.inner.x",
+        1,
+        f"{file}:11",
+    )
+
+
+def test_rows_in_one_line_stand_where_their_key_does(write: Write) -> None:
+    file = write("\nlimits = [\n  { tenant = 'a' },\n  { tenant = 'b' },\n]\n")
+    rows = read_file(file).limits
+    assert [row["tenant"].where for row in rows] == [f"{file}:2", f"{file}:2"]
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "problem"),
+    [
+        ("tiers = 5\n", 1, "tiers is 5, expected tables, such as [tiers.free]"),
+        ("[tiers]\nfree = 5\n", 2, "tiers.free is 5, expected a table [tiers.free]"),
+        ("abuse = 5\n", 1, "abuse is 5, expected a table [abuse]"),
+        ("limits = 5\n", 1, "limits is 5, expected tables [[limits]]"),
+        ("limits = [5]\n", 1, "limits is [5], expected tables [[limits]]"),
+        ("[limits]\nx = 1\n", 1, "expected tables [[limits]]"),
+    ],
+)
+def test_what_should_be_tables_and_is_none_is_an_error(
+    write: Write, content: str, line: int, problem: str
+) -> None:
+    file = write(content)
+    with pytest.raises(SettingsError) as caught:
+        read_file(file)
+    assert str(caught.value).startswith(f"{file}:{line}: ")
+    assert problem in str(caught.value)
+
+
+def test_a_file_of_one_kind_of_tables_is_read_alone(write: Write, tmp_path: Path) -> None:
+    file = write("[keys.one]\ntier = 'pro'\n[keys.two]\n", "keys.toml")
+    found = read_tables(file, "keys")
+    assert list(found) == ["one", "two"]
+    assert (found["one"]["tier"].name, found["one"]["tier"].where) == (
+        "keys.one.tier",
+        f"{file}:2",
+    )
+    assert found["two"][""].where == f"{file}:3"
+    assert read_tables(write("", "none.toml"), "keys") == {}
+    for content, problem in (
+        ("\nport = 1\n", "keys.toml:2: port is unknown, expected tables [keys.<name>]"),
+        ("keys = 5\n", "keys.toml:1: keys is 5, expected tables, such as [keys.name]"),
+        ("[keys]\none = 5\n", "keys.toml:2: keys.one is 5, expected a table [keys.one]"),
+        ("x", "keys.toml:1: Expected"),
+    ):
+        with pytest.raises(SettingsError, match=re.escape(problem)):
+            read_tables(write(content, "keys.toml"), "keys")
+    with pytest.raises(SettingsError, match="No such file or directory"):
+        read_tables(tmp_path / "gone.toml", "keys")

@@ -73,7 +73,11 @@ def test_an_authority_has_no_default_port(endpoint: EndpointUrl, authority: str,
      "orders_url"],
 )  # fmt: skip
 def test_some_variables_are_never_services(variable: str) -> None:
-    own = {"REDIS_URL": "redis://h", "DATABASE_URL": "postgresql://h/d"}
+    own = {
+        "REDIS_URL": "redis://h",
+        "DATABASE_URL": "postgresql://h/d",
+        "JWKS_URL": "https://h/keys",
+    }
     value = own.get(variable, "http://h")
     assert load({variable: value}).services == ()
 

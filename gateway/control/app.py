@@ -9,15 +9,16 @@ records, which the edge does for everything.
 from __future__ import annotations
 
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from gateway.control import approvals, health, metrics, openapi, questions, tickets
+from gateway.control import admin, approvals, health, metrics, openapi, questions, tickets
 from gateway.control.answers import Failed
 from gateway.control.state import STATE, ControlState
-from gateway.errors import ERRORS, Rejection, render
+from gateway.errors import ERRORS, Rejection, render, wants_problem
+from gateway.policy.security_headers import security_fields
 
-__all__ = ["PATHS", "ControlState", "build_app"]
+__all__ = ["PATHS", "ControlState", "build_app", "own_methods"]
 
 # What the edge mounts here; everything else is a service's or nobody's.
 PATHS: tuple[str, ...] = (
@@ -35,7 +36,10 @@ PATHS: tuple[str, ...] = (
     "/api/v1/questions/{question_id}",
     "/api/v1/questions/{question_id}/response",
     "/api/v1/questions/{question_id}/wait",
+    *admin.paths(),
 )
+
+_EVENTS = "/api/v1/events/{client_id}"
 
 _log = structlog.get_logger("gateway.control")
 
@@ -46,7 +50,6 @@ _CODES = {
     if kind.code not in ("AUTH_FAILED", "JOB_FAILED", "CIRCUIT_BREAKER_OPEN", "OVERLOADED")
 }
 _MESSAGES = {
-    "NOT_FOUND": "Nothing answers at this path.",
     "METHOD_NOT_ALLOWED": "This path does not take the method {method}; Allow names those it does.",
     "INTERNAL_ERROR": "The gateway failed at this request; its log says why under the request id.",
 }
@@ -54,18 +57,38 @@ _MESSAGES = {
 
 def build_app(state: ControlState) -> web.Application:
     """The application over `state`."""
-    app = web.Application(middlewares=[_errors_as_json])
+    app = web.Application(middlewares=[_errors_as_json, admin.admins_only])
     app[STATE] = state
     app.on_response_prepare.append(_finish_headers)
-    app.router.add_get("/health", health.health)
-    app.router.add_get("/health/live", health.live)
-    app.router.add_get("/health/ready", health.ready)
-    app.router.add_route("*", "/metrics", metrics.metrics)
-    app.router.add_get("/openapi.json", openapi.openapi)
-    app.router.add_routes([*approvals.routes(), *tickets.routes(), *questions.routes()])
-    app.router.add_get("/api/v1/events/{client_id}", _at_the_door)
-    app.router.add_post("/api/v1/events/{client_id}", _at_the_door)
+    app.router.add_routes(_routes())
     return app
+
+
+def own_methods() -> dict[str, tuple[str, ...]]:
+    """The methods that each of PATHS takes; others are 405."""
+    found: dict[str, list[str]] = {path: [] for path in PATHS}
+    for route in _routes():
+        taken = metrics.METHODS if route.method == hdrs.METH_ANY else (route.method,)
+        if route.method == hdrs.METH_GET and route.kwargs.get("allow_head", True):
+            taken = (*taken, hdrs.METH_HEAD)
+        found[route.path] += taken
+    return {path: tuple(methods) for path, methods in found.items()}
+
+
+def _routes() -> list[web.RouteDef]:
+    return [
+        web.get("/health", health.health),
+        web.get("/health/live", health.live),
+        web.get("/health/ready", health.ready),
+        web.route(hdrs.METH_ANY, "/metrics", metrics.metrics),
+        web.get("/openapi.json", openapi.openapi),
+        *approvals.routes(),
+        *tickets.routes(),
+        *questions.routes(),
+        web.get(_EVENTS, _at_the_door),
+        web.post(_EVENTS, _at_the_door),
+        *admin.routes(),
+    ]
 
 
 async def _at_the_door(_request: web.Request) -> web.Response:  # pragma: no cover
@@ -93,13 +116,16 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
 
 
 def _error_response(request: web.Request, code: str, allow: str | None = None) -> web.Response:
-    message = _MESSAGES.get(code, "The request was refused.").format(method=request.method)
+    if code == "NOT_FOUND":
+        message = request.app[STATE].nothing_here()
+    else:
+        message = _MESSAGES.get(code, "The request was refused.").format(method=request.method)
     headers = () if allow is None else ((b"Allow", allow.encode("ascii")),)
     return _render(request, Rejection(code, message, headers=headers))
 
 
 def _render(request: web.Request, rejection: Rejection) -> web.Response:
-    problem = "application/problem+json" in request.headers.get("Accept", "").lower()
+    problem = wants_problem(request.headers.get("Accept", ""))
     body, content_type = render(rejection, request.headers.get("X-Request-ID", ""), problem=problem)
     headers = {"Content-Type": content_type.decode("ascii"), "Cache-Control": "no-store"}
     headers["X-Gateway-Error"] = rejection.code  # for the access record: the door takes it off
@@ -112,8 +138,12 @@ def _render(request: web.Request, rejection: Rejection) -> web.Response:
 
 
 async def _finish_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Every answer carries the request id; none says which server software wrote it."""
+    """Every answer carries the request id and what browsers are told of it; none says which server
+    software wrote it. A page with rules of its own (the approvals page) keeps them.
+    """
     response.headers.popall("Server", None)
+    for name, value in security_fields(request.app[STATE].settings):
+        response.headers.setdefault(name, value)
     request_id = request.headers.get("X-Request-ID")
     if request_id is not None:
         response.headers["X-Request-ID"] = request_id

@@ -1,9 +1,9 @@
 """The OpenAPI 3.1 document of what the gateway answers: the proxied path and its own pages.
 
 Written by hand as data, so that a client can rely on it; a test holds it against the application
-and the error table. Event streams and questions are in the files of their names, what all refer to
-in `openapi_components`. Not here: what the services behind the gateway offer, which they describe
-themselves.
+and the error table. Event streams, questions and the admin API are in the files of their names,
+what all refer to in `openapi_components`. Not here: what the services behind the gateway offer,
+which they describe themselves.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import orjson
 from aiohttp import web
 
 from gateway import __version__
+from gateway.control import openapi_admin as admin
 from gateway.control import openapi_components as components
 from gateway.control import openapi_events as events
 from gateway.control import openapi_questions as questions
@@ -77,6 +78,7 @@ def document() -> Schema:
             {"name": "events", "description": "Event streams, and publishing to them."},
             {"name": "questions", "description": "Questions that people answer once."},
             {"name": "control", "description": "The gateway's own pages."},
+            {"name": "admin", "description": "Running the gateway: scope `admin`, else 404."},
         ],
         "paths": {
             "/api/v1/{service}/{path}": _proxied_path(),
@@ -88,13 +90,19 @@ def document() -> Schema:
             "/health/ready": _ready_path(),
             "/metrics": _metrics_path(),
             "/openapi.json": _openapi_path(),
+            **admin.paths(),
         },
         "components": {
-            "schemas": components.schemas() | events.schemas() | questions.schemas(),
+            "schemas": (
+                components.schemas() | events.schemas() | questions.schemas() | admin.schemas()
+            ),
             "headers": components.headers(),
             "responses": components.responses(),
             "parameters": (
-                components.common_parameters() | events.parameters() | questions.parameters()
+                components.common_parameters()
+                | events.parameters()
+                | questions.parameters()
+                | admin.parameters()
             ),
             "securitySchemes": _security_schemes(),
         },
@@ -224,7 +232,7 @@ def _metrics_path() -> Schema:
     }
     return _read(
         "metrics",
-        "Figures for Prometheus, for loopback addresses and ADMIN_FROM",
+        "Figures for Prometheus, for loopback addresses, ADMIN_FROM and the scope admin",
         {"200": ok} | errors("NOT_FOUND"),
     )
 

@@ -59,12 +59,30 @@ def _health_schemas() -> Schema:
     endpoint = obj(
         ("url", "state"),
         url=TEXT,
-        state=state,
-        idle=COUNT,
-        active=COUNT,
-        waiting=COUNT,
-        latency_ms={"type": ["number", "null"]},
+        state={
+            "type": "string",
+            "enum": ["unknown", "healthy", "unhealthy", "ejected", "draining"],
+            "description": (
+                "`unhealthy` by active checks, or no request to it ever succeeded; `ejected` for a"
+                " while, by its failures in a row; `draining` by hand."
+            ),
+        },
+        weight=COUNT,
+        outstanding=COUNT | {"description": "Requests under way."},
+        idle=COUNT | {"description": "Connections ready for the next request."},
+        active=COUNT | {"description": "Connections at work."},
+        waiting=COUNT | {"description": "Requests without a connection."},
+        latency_ms={"type": ["number", "null"], "description": "Of the last connecting."},
         last_error={"type": ["string", "null"]},
+        ejected_seconds={"type": "number", "description": "How long it stays ejected."},
+        leaving={"const": True, "description": "Removed, when what is under way has ended."},
+    )
+    breaker = obj(
+        ("state",),
+        state={"type": "string", "enum": ["closed", "half_open", "open"]},
+        forced={"type": "boolean", "description": "Opened by hand: until it is closed by hand."},
+        requests=COUNT | {"description": "Of the last 10 s; while not closed, of those before."},
+        failed=COUNT | {"description": "Of those."},
     )
     return {
         "Live": obj(("status",), status={"const": "live"}),
@@ -82,7 +100,11 @@ def _health_schemas() -> Schema:
             services=listed(schema("Service")),
         ),
         "Service": obj(
-            ("name", "state", "endpoints"), name=TEXT, state=state, endpoints=listed(endpoint)
+            ("name", "state", "breaker", "endpoints"),
+            name=TEXT,
+            state=state,
+            breaker=breaker,
+            endpoints=listed(endpoint),
         ),
     }
 

@@ -6,13 +6,13 @@ A GET never answers: mail scanners and browsers fetch links before anyone looks 
 from __future__ import annotations
 
 import math
-from functools import lru_cache, wraps
+from functools import wraps
 
 import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from gateway.control.answers import Failed, client_id_of
+from gateway.control.answers import Failed, body_of, client_id_of, identity_of
 from gateway.control.state import STATE
 from gateway.errors import Rejection
 from gateway.policy.auth import Identity, forbidden, unauthorized
@@ -46,8 +46,8 @@ async def ask(request: web.Request) -> web.Response:
     """201 with the question; 200 when it was asked before with the same body."""
     caller = _writer(request)
     if not caller.may("questions:ask", "events:write"):
-        raise Failed(forbidden("this token may not ask", "questions:ask"))
-    body = await _body(request)
+        raise Failed(forbidden("this credential may not ask", "questions:ask events:write"))
+    body = await body_of(request, MAX_BODY_BYTES)
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -61,7 +61,7 @@ async def ask(request: web.Request) -> web.Response:
 async def answer(request: web.Request) -> web.Response:
     """200 with the decision, or with how many votes are missing."""
     caller = _writer(request)
-    body = await _body(request)
+    body = await body_of(request, MAX_BODY_BYTES)
     question_id = request.match_info["question_id"]
     answered = await _questions(request).answer(
         caller, _address(request), question_id, body, _key(request)
@@ -73,7 +73,7 @@ async def answer_for_client(request: web.Request) -> web.Response:
     """The same for a question that is shown to a client id."""
     client_id = client_id_of(request)
     caller = _writer(request)
-    body = await _body(request)
+    body = await body_of(request, MAX_BODY_BYTES)
     answered = await _questions(request).answer_for_client(
         caller, _address(request), client_id, body, _key(request)
     )
@@ -137,20 +137,9 @@ def _questions(request: web.Request) -> Questions:
     return request.app[STATE].questions
 
 
-def _identity(request: web.Request) -> Identity:
-    """Who the door says it is."""
-    return _decoded(request.headers["X-Gateway-Identity"])
-
-
-@lru_cache(maxsize=1024)
-def _decoded(field: str) -> Identity:
-    """The same few callers come again and again; an identity never changes."""
-    return Identity.decode(field)
-
-
 def _reader(request: web.Request) -> Identity:
     """The caller, if reading is open to him at all."""
-    identity = _identity(request)
+    identity = identity_of(request)
     if identity.subject is None and not identity.open_read:
         raise Failed(unauthorized())
     return identity
@@ -158,7 +147,7 @@ def _reader(request: web.Request) -> Identity:
 
 def _writer(request: web.Request) -> Identity:
     """The caller, if writing is open to him at all."""
-    identity = _identity(request)
+    identity = identity_of(request)
     if identity.subject is None and not identity.open_write:
         raise Failed(unauthorized())
     return identity
@@ -172,25 +161,6 @@ def _key(request: web.Request) -> bytes | None:
     """The field as it came: whether it is a key is looked at in its turn."""
     field = request.headers.get("Idempotency-Key")
     return None if field is None else field.encode("utf-8", "surrogateescape")
-
-
-async def _body(request: web.Request) -> bytes:
-    """The whole body; raises Failed when it is too long."""
-    pieces: list[bytes] = []
-    size = request.content_length or 0
-    if size <= MAX_BODY_BYTES:
-        size = 0
-        while size <= MAX_BODY_BYTES:
-            whole = request.content.is_eof()  # small ones come with the head
-            piece = request.content.read_nowait() if whole else await request.content.readany()
-            pieces.append(piece)
-            size += len(piece)
-            if whole or not piece:
-                break
-    if size > MAX_BODY_BYTES:
-        message = f"this body has more than {MAX_BODY_BYTES} bytes"
-        raise Failed(Rejection("PAYLOAD_TOO_LARGE", message))
-    return b"".join(pieces)
 
 
 def _page_size(request: web.Request) -> int:

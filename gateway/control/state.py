@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from gateway.control.admin_desk import AdminDesk
 from gateway.observe.metrics import Metrics
 from gateway.policy.tickets import Tickets
 from gateway.policy.tickets_redis import RedisTickets
@@ -18,11 +19,11 @@ from sse.questions import Questions
 class ControlState:
     """The running gateway. `settings` is replaced when the configuration is read again.
 
-    `ready` says `ready`, `starting` or `draining`. `services` gives a dict for each service: name,
-    state (healthy, degraded, unhealthy, unknown) and endpoints, a list of dicts of url, state,
-    idle, active, waiting, latency_ms, last_error. `started_wall` is Unix time in seconds.
+    `ready` says `ready`, `starting` or `draining`. `services` gives a dict for each service, the
+    schema `Service` of the OpenAPI document. `started_wall` is Unix time in seconds.
     `dependencies` gives by name what else is needed: state (healthy, degraded, unhealthy) and
-    more, such as latency_ms and error.
+    more, such as latency_ms and error. `desk` is what `/admin` works on. `nothing_here` is what the
+    door says of paths that nothing answers, so that a path hidden from someone reads the same.
     """
 
     settings: Settings
@@ -33,6 +34,8 @@ class ControlState:
     tickets: Tickets | RedisTickets
     questions: Questions
     dependencies: Callable[[], dict[str, dict[str, object]]]
+    desk: AdminDesk | None = None
+    nothing_here: Callable[[], str] = lambda: "Nothing answers at this path."
 
 
 STATE: web.AppKey[ControlState] = web.AppKey("state", ControlState)

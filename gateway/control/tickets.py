@@ -11,10 +11,10 @@ import time
 import orjson
 from aiohttp import web
 
-from gateway.control.answers import Failed, client_id_of
+from gateway.control.answers import Failed, client_id_of, identity_of
 from gateway.control.state import STATE
 from gateway.errors import Rejection
-from gateway.policy.auth import Identity, forbidden, unauthorized
+from gateway.policy.auth import forbidden, unauthorized
 from gateway.policy.tickets import TICKET_SECONDS, TicketsAwayError
 
 _RETRY_SECONDS = 1
@@ -28,11 +28,11 @@ def routes() -> list[web.RouteDef]:
 async def ticket(request: web.Request) -> web.Response:
     """201 with a ticket for this client id's streams, for whoever may read them."""
     client_id = client_id_of(request)
-    identity = Identity.decode(request.headers["X-Gateway-Identity"])
+    identity = identity_of(request)
     if not identity.may_read(client_id):
         if identity.subject is None:
             raise Failed(unauthorized())
-        message = "this token reads the client id equal to its sub and those in its client_ids"
+        message = "this credential reads the client id equal to its sub and those in its client_ids"
         raise Failed(forbidden(message, "events:read"))
     try:
         issued = request.app[STATE].tickets.issue(identity, client_id, time.time())

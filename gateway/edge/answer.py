@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.edge import message as m
 from gateway.edge.headers import Field
 from gateway.errors import REASONS, Rejection, render
+from gateway.policy.security_headers import security_lines
 
 if TYPE_CHECKING:
     from gateway.edge.exchange import Exchange
@@ -21,8 +22,10 @@ _REASONS: Final = {200: b"OK", 202: b"Accepted", 204: b"No Content"} | dict(REAS
 def answer(exchange: Exchange, status: int, fields: list[Field], body: bytes | None) -> None:
     """Answer and finish the exchange; None: nothing is said of a body's size."""
     exchange.status = status
+    context = exchange.context
     line = m.status_line(status, _REASONS[status]) or b""
-    pieces = [line, *m.field_lines(fields), b"Date: ", exchange.context.date(), b"\r\n"]
+    pieces = [line, *m.field_lines(fields), security_lines(context.settings)]
+    pieces += (b"Date: ", context.date(), b"\r\n")
     if body is not None:
         pieces.append(b"Content-Length: %d\r\n" % len(body))
     pieces += (exchange.limit_lines, exchange.closing_lines(framed=True))

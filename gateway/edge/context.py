@@ -14,16 +14,23 @@ from gateway.edge.headers import Ids
 from gateway.edge.outbox import Outbox
 from gateway.edge.reading import HeadLimits
 from gateway.observe.access import AccessLog, Timestamps
+from gateway.observe.agents import Agents
 from gateway.observe.metrics import Metrics
+from gateway.policy.abuse import Doors
+from gateway.policy.limits import Limits
 from gateway.policy.ratelimit import RateLimiter
+from gateway.routing.routes import Route
 from gateway.routing.services import Service
 from gateway.routing.table import RouteTable
 from gateway.settings import Settings
 
 if TYPE_CHECKING:
     from gateway.edge.exchange import Exchange
+    from gateway.edge.line import Line
     from gateway.edge.pool import Pool
+    from gateway.observe.trace import Tracer
     from gateway.policy.auth import Authenticator
+    from gateway.policy.cors import Cors
 
 # The one path that the door answers itself: it opens streams and takes publications.
 EVENTS_ROUTE: Final = "/api/v1/events/{client_id}"
@@ -41,13 +48,14 @@ class LocalRequest(Protocol):
 
 @dataclass(slots=True, eq=False)
 class EdgeContext:
-    """Shared state; a reload replaces `settings`, `limits`, `table`, `limiter` and `pools`."""
+    """Shared state; a reload replaces `settings`, `limits`, `table`, `pools` and the policies."""
 
     settings: Settings
-    limits: HeadLimits
-    table: RouteTable[Service]
+    limits: HeadLimits  # of requests' heads
+    table: RouteTable[Route]
     mounted: Service  # the control application, reached in memory
-    limiter: RateLimiter | None
+    limiter: Limits  # of requests in time
+    agents: Agents
     pools: dict[str, Pool]  # by the endpoint's key
     metrics: Metrics
     access: AccessLog
@@ -63,6 +71,12 @@ class EdgeContext:
     bad_credentials: RateLimiter = field(
         default_factory=lambda: RateLimiter(BAD_CREDENTIALS_A_MINUTE, 60, BAD_CREDENTIAL_KEYS)
     )
+    cors: Cors | None = None  # None: no page of another origin may read an answer
+    doors: Doors = field(default_factory=lambda: Doors(None))
+    lines: dict[str, Line] = field(default_factory=dict)  # of services with `max_requests`
+    tracer: Tracer | None = None
+    # One more place that finished requests are written to: the request log.
+    kept: Callable[[dict[str, object]], None] | None = None
     # What is answered at the door itself, by route and method.
     local: dict[tuple[str, bytes], Callable[[Exchange], LocalRequest]] = field(default_factory=dict)
     draining: bool = False

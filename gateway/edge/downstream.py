@@ -18,6 +18,7 @@ from gateway.edge import message as m
 from gateway.edge.admission import Peer
 from gateway.edge.context import EdgeContext
 from gateway.edge.deadlines import NEVER
+from gateway.edge.entering import enter
 from gateway.edge.exchange import Exchange
 from gateway.edge.headers import forwarding_lines
 from gateway.edge.reading import RequestReader
@@ -215,7 +216,7 @@ class ClientConnection(asyncio.Protocol):
             reader.body = []
         else:
             exchange.request_complete = reader.complete
-        exchange.start()
+        enter(exchange)
 
     def _pass_body(self, exchange: Exchange) -> None:
         reader = self._reader

@@ -40,6 +40,8 @@ LIMIT: Final = 19  # the rate-limit families: the gateway's win where it limits
 DATE: Final = 20
 CONTENT_TYPE: Final = 21
 ERROR_CODE: Final = 22  # from the control application to the record; never to a client
+# Request fields again.
+AI_AGENT: Final = 23  # by which an agent says so of its own accord
 
 _REQUEST_KINDS: Final = {
     b"keep-alive": DROP,
@@ -71,8 +73,14 @@ _REQUEST_KINDS: Final = {
     b"tracestate": TRACESTATE,
     b"user-agent": USER_AGENT,
     b"accept": ACCEPT,
+    b"x-ai-agent": AI_AGENT,
+    b"ai-agent-id": AI_AGENT,
 }
-_READ_ONLY: Final = {USER_AGENT, ACCEPT}  # looked at and forwarded: an alias of these harms nobody
+_READ_ONLY: Final = {
+    USER_AGENT,
+    ACCEPT,
+    AI_AGENT,
+}  # looked at and forwarded: an alias of these harms nobody
 
 _RESPONSE_KINDS: Final = {
     b"proxy-connection": DROP,
@@ -80,6 +88,7 @@ _RESPONSE_KINDS: Final = {
     b"te": DROP,
     b"alt-svc": DROP,
     b"x-request-id": DROP,  # the gateway's own stands in its place
+    b"x-gateway-attempts": DROP,
     b"content-length": CONTENT_LENGTH,
     b"transfer-encoding": TRANSFER_ENCODING,
     b"connection": CONNECTION,
@@ -158,14 +167,33 @@ def without(fields: list[Field], named: frozenset[bytes]) -> list[Field]:
     return [field for field in fields if field[0].lower() not in named]
 
 
-def trailers(fields: list[Field]) -> list[Field]:
-    """The trailers that may be forwarded: never framing, routing, identity or response control."""
+@lru_cache(maxsize=4096)  # for the same reason
+def plain_name(name: bytes) -> bytes:
+    """A field's name as a back end that maps names to variables may read it (`request_kind`)."""
+    return _ODD_IN_NAME.sub(b"-", name.lower())
+
+
+def without_aliases(fields: list[Field], named: frozenset[bytes]) -> list[Field]:
+    """`fields` less those of these names (lower case), and those that could alias one of them."""
+    return [
+        field
+        for field in fields
+        if field[0].lower() not in named and plain_name(field[0]) not in named
+    ]
+
+
+def trailers(fields: list[Field], removed: frozenset[bytes] = frozenset()) -> list[Field]:
+    """The trailers that may be forwarded: never framing, routing, identity or response control, and
+    none that the route takes off the head.
+    """
+    if removed:
+        fields = without_aliases(fields, removed)
     return [
         field
         for field in fields
         if not request_kind(field[0])
         and not response_kind(field[0])
-        and field[0].lower() not in _NEVER_TRAILERS
+        and plain_name(field[0]) not in _NEVER_TRAILERS
     ]
 
 

@@ -14,7 +14,7 @@ from functools import cached_property, lru_cache
 from typing import Final
 
 from gateway.edge import headers as h
-from gateway.errors import Rejection
+from gateway.errors import Rejection, wants_problem
 
 HTTP_10: Final = 10
 HTTP_11: Final = 11
@@ -51,6 +51,7 @@ class RequestHead:
     traceparent: bytes | None = None
     tracestate: bytes | None = None
     user_agent = b""
+    ai_agent: bytes | None = None
     accept = b""
     forwarding: list[h.Field] | None = None
     via: list[bytes] | None = None
@@ -64,10 +65,12 @@ class RequestHead:
 
     @cached_property
     def by_name(self) -> dict[bytes, list[bytes]]:
-        """The values of the fields that go on, by lower-cased name; for the gateway's own paths."""
+        """The values of the fields that go on, by lower-cased name, for what has to look at them.
+        White space around a value is no part of it (RFC 9110 §5.5), though it goes on.
+        """
         found: dict[bytes, list[bytes]] = {}
         for name, value in self.fields:
-            found.setdefault(name.lower(), []).append(value)
+            found.setdefault(name.lower(), []).append(value.strip(b" \t"))
         return found
 
     @property
@@ -78,7 +81,7 @@ class RequestHead:
     @property
     def wants_problem(self) -> bool:
         """Whether an error is to be told as RFC 9457."""
-        return b"application/problem+json" in self.accept.lower()
+        return wants_problem(self.accept.decode("latin-1"))
 
     def __repr__(self) -> str:
         return f"<RequestHead {self.method!r} {self.target[:64]!r} fields={len(self.fields)}>"
@@ -180,6 +183,9 @@ def _note(head: RequestHead, kind: int, name: bytes, value: bytes) -> None:
     elif kind == h.TRACEPARENT:
         # Two of them are none (W3C Trace Context §3.2.2.5 lets the receiver begin anew).
         head.traceparent = value if head.traceparent is None else b""
+    elif kind == h.AI_AGENT:
+        head.ai_agent = value if head.ai_agent is None else head.ai_agent
+        head.fields.append((name, value))
     elif kind == h.TRACESTATE:
         head.tracestate = value if head.tracestate is None else head.tracestate + b"," + value
 

@@ -84,7 +84,7 @@ class Publication:
         if not identity.may("events:write", "internal"):
             if identity.subject is None:
                 return authenticator.write_refusal()
-            return forbidden("this token may not publish", "events:write")
+            return forbidden("this credential may not publish", "events:write")
         return None
 
     def _go(self, body: bytes) -> None:

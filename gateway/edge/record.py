@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.observe.agents import ai_agent
-
 if TYPE_CHECKING:
+    from gateway.edge.context import EdgeContext
     from gateway.edge.exchange import Exchange
 
 # The order of a record's fields; an end reason follows where there is one.
@@ -22,8 +21,32 @@ UNROUTED = "none"  # the service label of what reached no service
 def write_record(exchange: Exchange) -> None:
     """Count the exchange and write its record, when it is over."""
     observe(exchange)
-    if exchange.context.access.enabled:
-        exchange.context.access.write(record_of(exchange))
+    context, trace = exchange.context, exchange.trace
+    if trace is None and not wanted(context):
+        return
+    record = record_of(exchange)
+    keep(context, record)
+    if trace is not None and context.tracer is not None:
+        context.tracer.finished(
+            trace,
+            record,
+            started_wall=exchange.started_wall,
+            scheme=exchange.client.peer.scheme,
+            upstream_path=exchange.path.decode("latin-1") if exchange.sent_at else None,
+        )
+
+
+def wanted(context: EdgeContext) -> bool:
+    """Whether anyone keeps records."""
+    return context.access.enabled or context.kept is not None
+
+
+def keep(context: EdgeContext, record: dict[str, object]) -> None:
+    """Hand a record to whoever keeps them: the access log, the request log."""
+    if context.access.enabled:
+        context.access.write(record)
+    if context.kept is not None:
+        context.kept(record)
 
 
 def observe(exchange: Exchange) -> None:
@@ -40,9 +63,8 @@ def observe(exchange: Exchange) -> None:
     method = head.method.decode("latin-1")
     seconds = now - exchange.started
     metrics.observe(exchange.route, method, exchange.status, seconds, upstream_seconds)
-    agent = ai_agent(head.user_agent)
-    if agent:
-        context.metrics.ai_agent(agent)
+    if exchange.agent is not None:
+        context.metrics.ai_agent(exchange.agent)
     if exchange.error_code is not None:
         context.metrics.error(metrics.name, exchange.error_code)
 
@@ -67,7 +89,7 @@ def record_of(exchange: Exchange) -> dict[str, object]:
         "tenant": None if identity is None else identity.tenant,
         "method": head.method.decode("latin-1"),
         "path": _path(head.target),
-        "query": "",  # no route allows a key yet
+        "query": _shown_query(exchange),
         "route": exchange.route,
         "service": None if service is None else service.name,
         "endpoint": exchange.endpoint_name,
@@ -79,7 +101,7 @@ def record_of(exchange: Exchange) -> dict[str, object]:
         "bytes_out": exchange.bytes_out,
         "attempts": exchange.attempts,
         "user_agent": head.user_agent.decode("latin-1"),
-        "ai_agent": ai_agent(head.user_agent) or None,
+        "ai_agent": None if exchange.agent is None else context.agents.name_of(head),
     }
     if exchange.end_reason is not None:
         record["end_reason"] = exchange.end_reason
@@ -94,3 +116,13 @@ def _path(target: bytes) -> str:
     if not path.startswith(b"/") and b"://" in path:
         path = b"/" + path.partition(b"://")[2].partition(b"/")[2]
     return path.decode("latin-1")
+
+
+def _shown_query(exchange: Exchange) -> str:
+    """Of the query what the route allows; anything else may be a secret."""
+    route = exchange.policy
+    if route is None or not route.query_keys or not exchange.query:
+        return ""
+    pairs = exchange.query[1:].split(b"&")
+    shown = [pair for pair in pairs if pair.partition(b"=")[0] in route.query_keys]
+    return b"&".join(shown).decode("latin-1")

@@ -21,7 +21,7 @@ from gateway.edge.admission import bad_credential, credentials
 from gateway.edge.answer import answer
 from gateway.edge.context import EVENTS_ROUTE
 from gateway.edge.headers import Field
-from gateway.edge.record import RECORD_FIELDS, observe, record_of
+from gateway.edge.record import RECORD_FIELDS, keep, observe, record_of, wanted
 from gateway.errors import Rejection
 from gateway.policy.auth import (
     Identity,
@@ -30,6 +30,7 @@ from gateway.policy.auth import (
     unauthorized,
 )
 from gateway.policy.ratelimit import address_key
+from gateway.policy.security_headers import security_lines
 from gateway.policy.tickets import TicketsAwayError
 from sse.event import is_client_id
 from sse.stream import EventStream, Lane, lane
@@ -169,8 +170,9 @@ class StreamRequest:
         """Whether a cookie says who it is, where nothing else does."""
         exchange = self._exchange
         asked = credentials(exchange.head, exchange.client_address)
-        if asked.authorization or asked.cookie is None:
-            return bool(asked.authorization)
+        given = bool(asked.authorization or asked.api_key)
+        if given or asked.cookie is None:
+            return given
         granted = self._door.grants.read(asked.cookie, self._client_id, exchange.started_wall)
         if granted is not None:
             exchange.identity = granted
@@ -201,7 +203,7 @@ class StreamRequest:
         """The refusal of a bad credential, or that there were too many."""
         exchange = self._exchange
         key = address_key(exchange.client_address)
-        return bad_credential(exchange.context, key, exchange.started) or refusal
+        return bad_credential(exchange.context, exchange, key) or refusal
 
     def _new_cookie(self, identity: Identity) -> bytes | None:
         exchange = self._exchange
@@ -273,20 +275,20 @@ class StreamRequest:
 
     def _response_head(self, fields: list[Field], chunked: bool) -> bytes:
         exchange = self._exchange
-        pieces = [b"HTTP/1.1 200 OK\r\n", *m.field_lines(fields)]
+        settings = exchange.context.settings
+        pieces = [b"HTTP/1.1 200 OK\r\n", *m.field_lines(fields), security_lines(settings)]
         if chunked:
             pieces.append(b"Transfer-Encoding: chunked\r\n")
         pieces += (b"Date: ", exchange.context.date(), b"\r\n", exchange.limit_lines)
-        pieces.append(b"X-Request-ID: %b\r\n" % exchange.request_id.encode())
-        pieces.append(b"Connection: close\r\n\r\n")
+        pieces += (exchange.own_lines(), b"Connection: close\r\n\r\n")
         return b"".join(pieces)
 
 
 def _may_read(identity: Identity | None, client_id: str) -> Rejection | None:
     if identity is None or not identity.may_read(client_id):
         if identity is None or identity.subject is None:
-            return unauthorized("this stream needs a token, a cookie or a ticket")
-        return forbidden("this token may not read this client id", "events:read")
+            return unauthorized("this stream needs a token, an API key, a cookie or a ticket")
+        return forbidden("this credential may not read this client id", "events:read")
     return None
 
 
@@ -314,7 +316,7 @@ class DoorStream(EventStream):
     access record that is written at its end.
     """
 
-    __slots__ = ("_record", "_server")
+    __slots__ = ("_record", "_server", "jti")
 
     def __init__(
         self,
@@ -330,8 +332,10 @@ class DoorStream(EventStream):
         self._server: Server = client.server
         exchange.finished = True
         observe(exchange)
+        # The credential that it was opened with: when that is revoked the stream ends.
+        self.jti = None if identity is None else identity.jti
         self._record = b""
-        if exchange.context.access.enabled:
+        if wanted(exchange.context):
             self._record = _packed(exchange, last_event_id)
         super().__init__(
             hub,
@@ -375,7 +379,7 @@ class DoorStream(EventStream):
         record["events_sent"] = self.events_sent
         record["last_event_id"] = self.position or last_event_id
         record["end_reason"] = reason
-        context.access.write(record)
+        keep(context, record)
 
 
 # What is the same in the record of every stream.

@@ -131,15 +131,22 @@ class Tunnel:
     """Two transports joined until both ways end, one is reset, or nothing moves for too long."""
 
     def __init__(
-        self, owner: Owner, upstream: UpstreamConnection, websocket: bool, first: bytes
+        self,
+        owner: Owner,
+        upstream: UpstreamConnection,
+        idle_timeout: float,
+        websocket: bool,
+        first: bytes,
     ) -> None:
-        """`first` came from the back end behind its 101 and was written to the client already."""
+        """`first` came from the back end behind its 101 and was written to the client already.
+        `idle_timeout` in seconds.
+        """
         context = owner.context
         self.deadline = NEVER
         self.filed_tick = NEVER
-        self._owner = owner
+        self.owner = owner
         self._deadlines: Deadlines = context.deadlines
-        self._idle_timeout = context.settings.stream_idle_timeout
+        self._idle_timeout = idle_timeout
         self._borders = FrameBorders() if websocket else None
         if self._borders is not None:
             self._borders.feed(first)
@@ -156,7 +163,7 @@ class Tunnel:
 
     def __repr__(self) -> str:
         state = "ended" if self._ended else "open"
-        return f"<Tunnel {state} in={self._owner.bytes_in} out={self._owner.bytes_out}>"
+        return f"<Tunnel {state} in={self.owner.bytes_in} out={self.owner.bytes_out}>"
 
     def send_held(self, data: bytes) -> None:
         """What the client sent before the 101 was there."""
@@ -169,9 +176,9 @@ class Tunnel:
     def moved(self, side: _Side, data: bytes) -> None:
         """Count what passed and start the idle time anew."""
         if side is self._client:
-            self._owner.bytes_in += len(data)
+            self.owner.bytes_in += len(data)
         else:
-            self._owner.bytes_out += len(data)
+            self.owner.bytes_out += len(data)
             if self._borders is not None:
                 self._borders.feed(data)
         self._deadlines.after(self, self._idle_timeout)
@@ -204,7 +211,7 @@ class Tunnel:
             for side in (self._client, self._upstream):
                 side.transport.close()
             # A peer that takes nothing must not keep a buffer for ever.
-            self._deadlines.after(self, self._owner.context.settings.idle_timeout)
+            self._deadlines.after(self, self.owner.context.settings.idle_timeout)
         else:
             self._abort()
 
@@ -217,4 +224,4 @@ class Tunnel:
         if self._client.lost and self._upstream.lost and not self._over:
             self._over = True
             self._deadlines.remove(self)
-            self._owner.tunnel_ended(self._reason)
+            self.owner.tunnel_ended(self._reason)

@@ -1,8 +1,9 @@
-"""Who is calling, and what they may do: bearer tokens (RFC 6750), or no credential at all.
+"""Who is calling, and whether that is enough: bearer tokens (RFC 6750), API keys, or no credential.
 
-Here are the identity, the claims of a token and the answers to a missing or bad credential. Keys
-and algorithms are in signatures, what is open without a key in keyless, tickets and cookies for
-browsers in tickets. The clock is passed in: Unix seconds, since tokens speak of those.
+Here are the claims of a token (RFC 7519), what a route asks of its callers, and the answers to a
+missing or bad credential. What an identity may do is in identity, keys and algorithms are in
+signatures and jwks, API keys in api_keys, what is open without a key in keyless, tickets and
+cookies for browsers in tickets. The clock is passed in: Unix seconds, since tokens speak of those.
 """
 
 from __future__ import annotations
@@ -10,128 +11,73 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
-
-import orjson
+from typing import Final, Literal
 
 from gateway.errors import Rejection
+from gateway.policy.api_keys import PREFIX, ApiKeys
+from gateway.policy.identity import (
+    LEAST_TIER,
+    LEEWAY_SECONDS,
+    NAME_LENGTH,
+    TIERS,
+    Identity,
+    Verified,
+    is_name,
+    is_scope,
+    is_scopes,
+)
+from gateway.policy.jwks import Jwks
 from gateway.policy.keyless import Keyless
-from gateway.policy.signatures import BadTokenError, Signatures, key_bytes
+from gateway.policy.pending import Pending
+from gateway.policy.revocations import Revocations
+from gateway.policy.signatures import BadTokenError, Signatures, UnknownKeyError, key_bytes
 from gateway.settings import Settings
 
-TIERS: Final = ("anonymous", "free", "pro", "enterprise")
-LEAST_TIER: Final = TIERS[0]
-# Between the clocks of who signs and who verifies; longer would let ended tokens live on.
-LEEWAY_SECONDS: Final = 30.0
-# The tokens that come again and again: verifying one takes 47 µs (RS256 88, ES256 148), knowing it
-# 3 µs. At most 4,096 identities of a header line each: 50 MB at worst, 3 MB with usual tokens.
+__all__ = [
+    "LEAST_TIER",
+    "LEEWAY_SECONDS",
+    "MAX_REMEMBERED",
+    "TIERS",
+    "AuthRule",
+    "Authenticator",
+    "Credentials",
+    "Identity",
+    "auth_failed",
+    "forbidden",
+    "unauthorized",
+]
+
+# The tokens that come again and again: verifying one takes 39 µs (RS256 85, ES256 152), knowing it
+# 2 µs. At most 4,096 identities of a header line each: 50 MB at worst, 3 MB with usual tokens.
 MAX_REMEMBERED: Final = 4096
 # RFC 7518 §3.2: a key as long as the hash or longer MUST be used with HS256.
 HS256_KEY_BYTES: Final = 32
 
 # 9999-12-31T23:59:59Z: what lies beyond can't be written as a date, and is a mistake.
 _LAST_SECOND: Final = 253_402_300_799
-_NAME_LENGTH: Final = 255  # OpenID Connect Core §2 on `sub`
-# RFC 6749 §3.3: scope-token, here with the spaces between.
-_SCOPE: Final = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]*").fullmatch
 _TOKEN: Final = re.compile(rb"[A-Za-z0-9._~+/-]+=*").fullmatch  # RFC 6750 §2.1: b64token
-_INTERNAL: Final = "internal"
+_BEARER_PREFIX: Final = b"Bearer "
+_AWAY_RETRY_SECONDS: Final = 5
+_SET_A_KEY: Final = (
+    "this needs a credential, and nobody's can be verified: set JWT_SECRET, JWT_PUBLIC_KEY or "
+    "JWKS_URL, or make an API key"
+)
 
-_CHALLENGE: Final = b"WWW-Authenticate"
-_BAD_TOKEN: Final = ((_CHALLENGE, b'Bearer error="invalid_token"'),)
-_BAD_REQUEST: Final = ((_CHALLENGE, b'Bearer error="invalid_request"'),)
-_BEARER: Final = ((_CHALLENGE, b"Bearer"),)
 
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """A caller: `subject` is None without a credential, and only then; empty where it names nobody.
-
-    `expires_at` (Unix seconds) is when the credential ends; None: never. `open_read` and
-    `open_write` say what is open to this caller without a credential (no signing key is set).
-    """
-
-    subject: str | None = None
-    tenant: str | None = None
-    tier: str = LEAST_TIER
-    scopes: frozenset[str] = frozenset()
-    client_ids: frozenset[str] = frozenset()
-    expires_at: float | None = None
-    open_read: bool = False
-    open_write: bool = False
-
-    @property
-    def name(self) -> str:
-        """For records and answers: the subject or `anonymous`."""
-        return self.subject or "anonymous"
-
-    def may_read(self, client_id: str) -> bool:
-        """Whether the events and questions of this client id are for this caller."""
-        return (
-            self.open_read
-            or client_id == self.subject
-            or client_id in self.client_ids
-            or "events:read" in self.scopes
-        )
-
-    def may(self, *scopes: str) -> bool:
-        """Whether the caller has one of the scopes, or what they stand for is open.
-
-        `internal` is never open: it marks the gateway's own parts, not the machine's owner.
-        """
-        if self.open_write and any(scope != _INTERNAL for scope in scopes):
-            return True
-        return not self.scopes.isdisjoint(scopes)
-
-    def has_ended(self, wall_seconds: float) -> bool:
-        """Whether the credential is over, the leeway left out."""
-        return self.expires_at is not None and wall_seconds >= self.expires_at
-
-    def encode(self) -> bytes:
-        """ASCII for a header field that only the gateway sets. Never longer than the token's claims
-        by more than a few bytes.
-        """
-        members = (
-            self.subject,
-            self.tenant,
-            self.tier,
-            " ".join(sorted(self.scopes)),
-            sorted(self.client_ids),
-            self.expires_at,
-            self.open_read,
-            self.open_write,
-        )
-        return urlsafe_b64encode(orjson.dumps(members))
-
-    @classmethod
-    def decode(cls, raw: bytes | str) -> Identity:
-        """What `encode` wrote; ValueError for anything else."""
-        try:
-            members = orjson.loads(urlsafe_b64decode(raw))
-            subject, tenant, tier, scopes, client_ids, expires_at, open_read, open_write = members
-            return cls(
-                subject,
-                tenant,
-                tier,
-                frozenset(scopes.split()),
-                frozenset(client_ids),
-                expires_at,
-                open_read,
-                open_write,
-            )
-        except (ValueError, TypeError, AttributeError):
-            raise ValueError("not an encoded identity") from None
+_SEND_ONE: Final = (
+    "send a credential: Authorization: Bearer with a token or an API key, or X-API-Key with the key"
+)
 
 
 @dataclass(slots=True)
 class Credentials:
     """The fields of a request that say who sends it; `address` is the client's.
 
-    `authorization` has every such field; `forwarded` is whether there was any forwarding field.
+    `authorization` and `api_key` (X-API-Key) have every such field; `forwarded` is whether there
+    was any forwarding field.
     """
 
     authorization: Sequence[bytes] = field(default=(), repr=False)
@@ -141,56 +87,104 @@ class Credentials:
     forwarded: bool = False
     cookie: bytes | None = field(default=None, repr=False)
     address: str = ""
-
-
-class _Verified(NamedTuple):
-    identity: Identity
-    not_before: float
-    ends_at: float  # Unix seconds, the leeway included, as in not_before
+    api_key: Sequence[bytes] = field(default=(), repr=False)
 
 
 class Authenticator:
-    """Identifies callers by the signing keys of `settings`; without one, by the keyless rules.
+    """Identifies callers by the signing keys of `settings`, those of `jwks` and the API keys given;
+    without any of them, by the keyless rules.
 
     Raises SettingsError when a key can't be used. A token whose signature was good is remembered by
     its SHA-256, so that no table of the process holds tokens.
     """
 
-    __slots__ = ("_audience", "_issuer", "_keyless", "_signatures", "_verified", "_warnings")
+    __slots__ = (
+        "_audience",
+        "_issuer",
+        "_jwks",
+        "_keyless",
+        "_keys",
+        "_revocations",
+        "_signatures",
+        "_verified",
+        "_version",
+        "_warnings",
+    )
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        keys: ApiKeys | None = None,
+        jwks: Jwks | None = None,
+        revocations: Revocations | None = None,
+    ) -> None:
         self._signatures: Signatures | None = None
-        if settings.jwt_secret is not None or settings.jwt_public_key is not None:
-            self._signatures = Signatures(settings.jwt_secret, settings.jwt_public_key)
+        if (
+            jwks is not None
+            or settings.jwt_secret is not None
+            or settings.jwt_public_key is not None
+        ):
+            self._signatures = Signatures(settings.jwt_secret, settings.jwt_public_key, jwks)
+        self._keys = keys if keys is not None else ApiKeys()
+        self._jwks = jwks
+        self._revocations = revocations if revocations is not None else Revocations()
         self._keyless = Keyless(settings.host, allow_anonymous=settings.allow_anonymous)
         self._issuer = settings.jwt_issuer
         self._audience = settings.jwt_audience
-        self._verified: OrderedDict[bytes, _Verified] = OrderedDict()
+        self._verified: OrderedDict[bytes, Verified] = OrderedDict()
+        self._version = 0 if jwks is None else jwks.version
         self._warnings = self._found_doubtful(settings)
 
     def __repr__(self) -> str:
-        return f"<Authenticator {self._signatures or self._keyless} known={len(self._verified)}>"
+        rules = self._signatures or (self._keyless if not self._keys else None)
+        return f"<Authenticator {rules} {self._keys} known={len(self._verified)}>"
 
     @property
     def algorithms(self) -> list[str]:
         """What tokens may be signed with; empty: no key is set."""
         return [] if self._signatures is None else self._signatures.algorithms
 
+    @property
+    def takes_api_keys(self) -> bool:
+        """Whether X-API-Key is a credential here, and not some service's own field."""
+        return len(self._keys) > 0
+
+    @property
+    def is_keyless(self) -> bool:
+        """Whether nobody's credential could be verified, and the keyless rules hold."""
+        return self._signatures is None and not self._keys
+
     def warnings(self) -> list[str]:
         """What to say once at start, a line each, without a secret."""
         return list(self._warnings)
 
-    def identify(self, credentials: Credentials, wall_seconds: float) -> Identity | Rejection:
-        """The caller, or why the credential is refused (401; 400 for two of them).
+    def identify(
+        self, credentials: Credentials, wall_seconds: float, waited: bool = False
+    ) -> Identity | Rejection | Pending:
+        """The caller, or why the credential is refused (401; 400 for two of them; 503 while the
+        issuer's keys were never had), or what to wait for (never when `waited`).
 
         No credential is an identity too: without rights when a key is set. While none is set a
         credential is not looked at: nobody could verify it, and it gives nothing that its sender
         would not have without, so a client with a token in its configuration is served as well.
         """
-        signatures = self._signatures
-        if signatures is None:
-            return _KEYLESS_OWNER if self._may_write(credentials) else _KEYLESS_READER
         fields = credentials.authorization
+        if credentials.api_key and self._keys:
+            return self._by_own_field(credentials, wall_seconds)
+        if self._jwks is not None and self._jwks.version != self._version:
+            # The issuer took a key back: what it signed must be verified again.
+            self._version = self._jwks.version
+            self._verified.clear()
+        if len(fields) == 1 and fields[0].startswith(_BEARER_PREFIX):
+            # As nearly all write it, and a credential that is known needs no more reading.
+            digest = hashlib.sha256(fields[0][len(_BEARER_PREFIX) :]).digest()
+            if (verified := self._verified.get(digest)) is not None:
+                return self._judged(verified, wall_seconds, digest)
+            if (verified := self._keys.find(digest)) is not None:
+                return self._judged(verified, wall_seconds, None)
+        if self.is_keyless:
+            return _KEYLESS_OWNER if self._may_write(credentials) else _KEYLESS_READER
         if not fields:
             return _NOBODY
         if len(fields) > 1:
@@ -200,17 +194,33 @@ class Authenticator:
         if scheme.lower() != b"bearer":
             message = "the Authorization field must say: Bearer and a token"
             return Rejection("AUTH_FAILED", message, headers=_BEARER)
-        if token.startswith(b"gw_"):
-            return auth_failed("API keys are not taken here: send a token")
+        if token.startswith(PREFIX):
+            return self._by_api_key(token, wall_seconds)
         if not _TOKEN(token):
             return auth_failed("behind Bearer there must be one token, without quotes")
-        return self._identified(signatures, token, wall_seconds)
+        return self._by_token(token, wall_seconds, waited)
+
+    def recall(self, field: bytes | None, wall_seconds: float) -> Identity | None:
+        """The caller, where `field`, its one Authorization field (empty: it sent no credential),
+        was judged before and is still good; None: `identify` must say. For every request.
+        """
+        if field == b"":
+            return None if self.is_keyless else _NOBODY
+        if field is None or (self._jwks is not None and self._jwks.version != self._version):
+            return None
+        if not field.startswith(_BEARER_PREFIX):
+            return None
+        verified = self._verified.get(hashlib.sha256(field[len(_BEARER_PREFIX) :]).digest())
+        if verified is None or not verified.not_before <= wall_seconds < verified.ends_at:
+            return None
+        identity = verified.identity
+        if identity.jti is not None and self._revocations.is_revoked(identity.jti):
+            return None
+        return identity
 
     def write_refusal(self) -> Rejection:
         """For a caller without a credential that wants to write."""
-        if self._signatures is None:
-            return unauthorized(self._keyless.refusal())
-        return unauthorized()
+        return unauthorized(self._keyless.refusal()) if self.is_keyless else unauthorized()
 
     def _may_write(self, credentials: Credentials) -> bool:
         return self._keyless.may_write(
@@ -220,26 +230,72 @@ class Authenticator:
             forwarded=credentials.forwarded,
         )
 
-    def _identified(
-        self, signatures: Signatures, token: bytes, wall_seconds: float
-    ) -> Identity | Rejection:
+    def _by_own_field(self, credentials: Credentials, wall_seconds: float) -> Identity | Rejection:
+        """X-API-Key. With a second credential nobody could say which one a service believes."""
+        if credentials.authorization or len(credentials.api_key) > 1:
+            message = "send one credential: Authorization or one X-API-Key"
+            return Rejection("BAD_REQUEST", message, headers=_BAD_REQUEST)
+        return self._by_api_key(credentials.api_key[0].strip(), wall_seconds)
+
+    def _by_api_key(self, key: bytes, wall_seconds: float) -> Identity | Rejection:
+        if not self._keys:
+            return auth_failed("API keys are not taken here: send a token")
+        verified = self._keys.find(hashlib.sha256(key).digest())
+        if verified is None:
+            return auth_failed("the API key is not known here")
+        return self._judged(verified, wall_seconds, None)
+
+    def _by_token(
+        self, token: bytes, wall_seconds: float, waited: bool
+    ) -> Identity | Rejection | Pending:
+        signatures = self._signatures
+        if signatures is None:
+            return auth_failed("tokens are not taken here: send an API key")
         digest = hashlib.sha256(token).digest()
-        verified = self._verified.get(digest)
+        verified = self._verified.get(digest)  # it may have come with other spaces around it
         if verified is None:
             try:
                 verified = self._verified_by(signatures, token)
+            except UnknownKeyError as error:
+                return self._unknown_key(error, waited)
             except BadTokenError as error:
                 return auth_failed(f"the token is refused: {error}")
             if len(self._verified) >= MAX_REMEMBERED:
                 self._verified.popitem(last=False)
             self._verified[digest] = verified
-        if wall_seconds < verified.not_before:
-            return auth_failed("the token is refused: it is not valid yet (nbf)")
-        if wall_seconds >= verified.ends_at:
-            return auth_failed("the token is refused: it has expired (exp)")
-        return verified.identity
+        return self._judged(verified, wall_seconds, digest)
 
-    def _verified_by(self, signatures: Signatures, token: bytes) -> _Verified:
+    def _unknown_key(self, error: UnknownKeyError, waited: bool) -> Rejection | Pending:
+        """The key may be one that its issuer published since."""
+        jwks = self._jwks
+        pending = None if jwks is None or waited else jwks.ask()
+        if pending is not None:
+            return pending
+        if jwks is not None and not jwks.has_keys:
+            message = "tokens can't be verified now: their issuer's keys can't be had; try again"
+            return Rejection("SERVICE_UNAVAILABLE", message, _AWAY_RETRY_SECONDS)
+        return auth_failed(f"the token is refused: {error}")
+
+    def _judged(
+        self, verified: Verified, wall_seconds: float, digest: bytes | None
+    ) -> Identity | Rejection:
+        """Whether a credential whose signature or secret is good holds now; `digest` is that of a
+        token, which is remembered no longer than it holds.
+        """
+        identity, not_before, ends_at = verified
+        if wall_seconds >= ends_at:
+            if digest is None:
+                return auth_failed("the API key is refused: it has expired")
+            self._verified.pop(digest, None)
+            return auth_failed("the token is refused: it has expired (exp)")
+        if wall_seconds < not_before:
+            return auth_failed("the token is refused: it is not valid yet (nbf)")
+        if self._revocations.is_revoked(identity.jti):
+            what = "API key" if digest is None else "token"
+            return auth_failed(f"the {what} is refused: it was revoked")
+        return identity
+
+    def _verified_by(self, signatures: Signatures, token: bytes) -> Verified:
         """Signature and claims, all but the time. Raises BadTokenError."""
         claims = signatures.claims(token)
         expires_at = _seconds(claims, "exp")
@@ -250,7 +306,7 @@ class Authenticator:
         self._check_issuer_and_audience(claims)
         identity = identity_of(claims, expires_at)
         earliest = -math.inf if not_before is None else not_before - LEEWAY_SECONDS
-        return _Verified(identity, earliest, expires_at + LEEWAY_SECONDS)
+        return Verified(identity, earliest, expires_at + LEEWAY_SECONDS)
 
     def _check_issuer_and_audience(self, claims: dict[str, object]) -> None:
         """Against JWT_ISSUER and JWT_AUDIENCE; what is not set is not compared."""
@@ -264,10 +320,12 @@ class Authenticator:
 
     def _found_doubtful(self, settings: Settings) -> list[str]:
         lines = []
-        if self._signatures is None:
+        if self.is_keyless:
             lines.append(self._keyless.warning())
         elif settings.allow_anonymous:
             lines.append("ALLOW_ANONYMOUS says nothing while a signing key is set")
+        if self.is_keyless and settings.auth_default == "required":
+            lines.append(f"AUTH_DEFAULT is required: {_SET_A_KEY}")
         secret = settings.jwt_secret
         if secret is not None and len(key_bytes(secret)) < HS256_KEY_BYTES:
             lines.append(
@@ -275,12 +333,60 @@ class Authenticator:
             )
         if secret is not None and settings.cookie_secret == secret:
             lines.append("COOKIE_SECRET is the same as JWT_SECRET: give it a value of its own")
+        if self._jwks is not None and settings.jwt_audience is None:
+            lines.append(
+                "JWKS_URL is set without JWT_AUDIENCE: tokens that the issuer made for others are "
+                "taken here too"
+            )
         return lines
 
 
 _NOBODY: Final = Identity()
 _KEYLESS_READER: Final = Identity(open_read=True)
 _KEYLESS_OWNER: Final = Identity(open_read=True, open_write=True)
+
+
+@dataclass(frozen=True, slots=True)
+class AuthRule:
+    """What a route asks of its callers.
+
+    `none`: a credential is not looked at. `optional`: none is needed, a bad one is refused all the
+    same. `required`: one that was verified. `scope`: one with any of `scopes`. Where no signing key
+    is set, whoever may write without one has what both ask for.
+    """
+
+    kind: Literal["none", "optional", "required", "scope"]
+    scopes: frozenset[str] = frozenset()
+
+    @classmethod
+    def parse(cls, text: str) -> AuthRule:
+        """From `none`, `optional`, `required`, `scope:a` or `scope:a,b`; ValueError for others,
+        with what was expected.
+        """
+        if text in ("none", "optional", "required"):
+            return cls(text)  # type: ignore[arg-type]
+        kind, _, listed = text.partition(":")
+        scopes = [scope.strip() for scope in listed.split(",")]
+        if kind != "scope" or not all(map(is_scope, scopes)):
+            raise ValueError("none, optional, required, or scope: and one scope or several, a,b")
+        return cls("scope", frozenset(scopes))
+
+    def check(self, identity: Identity) -> Rejection | None:
+        """Why this caller is refused: 401 without a credential, 403 with one that is not enough."""
+        if self.kind == "optional" or self.kind == "none":
+            return None
+        if self.kind == "scope":
+            enough = identity.may(*self.scopes)
+        else:
+            enough = identity.subject is not None or identity.open_write
+        if enough:
+            return None
+        scope = " ".join(sorted(self.scopes))
+        if identity.subject is not None:
+            return forbidden("this credential is not enough", scope)
+        if identity.open_read:  # keyless
+            return unauthorized(_SET_A_KEY, scope)
+        return unauthorized(scope=scope)
 
 
 def identity_of(claims: dict[str, object], expires_at: float | None) -> Identity:
@@ -290,10 +396,10 @@ def identity_of(claims: dict[str, object], expires_at: float | None) -> Identity
     audit trail. An unknown tier is the least one.
     """
     scope = claims.get("scope", "")
-    if not isinstance(scope, str) or not _SCOPE(scope):
+    if not is_scopes(scope):
         raise BadTokenError("its scope claim is no text of scopes with spaces between")
     client_ids = claims.get("client_ids", [])
-    if not isinstance(client_ids, list) or not all(_is_name(name) for name in client_ids):
+    if not isinstance(client_ids, list) or not all(map(is_name, client_ids)):
         raise BadTokenError("its client_ids claim is no list of texts")
     tier = _text(claims, "tier")
     return Identity(
@@ -303,6 +409,7 @@ def identity_of(claims: dict[str, object], expires_at: float | None) -> Identity
         scopes=frozenset(scope.split()),
         client_ids=frozenset(client_ids),
         expires_at=expires_at,
+        jti=_text(claims, "jti"),
     )
 
 
@@ -311,15 +418,35 @@ def auth_failed(message: str) -> Rejection:
     return Rejection("AUTH_FAILED", message, headers=_BAD_TOKEN)
 
 
-def unauthorized(message: str = "send a token: Authorization: Bearer <token>") -> Rejection:
-    """The answer where a credential is needed and none came (RFC 6750 §3: no error code then)."""
-    return Rejection("UNAUTHORIZED", message, headers=_BEARER)
+def unauthorized(message: str = _SEND_ONE, scope: str = "") -> Rejection:
+    """The answer where a credential is needed and none came (RFC 6750 §3: no error code then);
+    `scope` has the scopes that would do, with spaces between.
+    """
+    return Rejection("UNAUTHORIZED", _taking(message, scope), headers=_challenge(scope=scope))
 
 
 def forbidden(message: str, scope: str) -> Rejection:
-    """The answer to a good credential without the right, and the scope that would give it."""
-    challenge = f'Bearer error="insufficient_scope", scope="{scope}"'
-    return Rejection("FORBIDDEN", message, headers=((_CHALLENGE, challenge.encode("ascii")),))
+    """The answer to a good credential without the right; `scope` has what would give it, with
+    spaces between, and is named behind the message.
+    """
+    headers = _challenge("insufficient_scope", scope)
+    return Rejection("FORBIDDEN", _taking(message, scope), headers=headers)
+
+
+def _taking(message: str, scope: str) -> str:
+    return f"{message}; it takes the scope {scope.replace(' ', ' or ')}" if scope else message
+
+
+def _challenge(error: str = "", scope: str = "") -> tuple[tuple[bytes, bytes], ...]:
+    """RFC 6750 §3: `Bearer` is followed by at least one parameter, here the realm."""
+    given = (("realm", "gateway"), ("error", error), ("scope", scope))
+    parameters = ", ".join(f'{name}="{value}"' for name, value in given if value)
+    return ((b"WWW-Authenticate", f"Bearer {parameters}".encode("ascii")),)
+
+
+_BEARER: Final = _challenge()
+_BAD_TOKEN: Final = _challenge("invalid_token")
+_BAD_REQUEST: Final = _challenge("invalid_request")
 
 
 def _seconds(claims: dict[str, object], name: str) -> float | None:
@@ -338,11 +465,6 @@ def _text(claims: dict[str, object], name: str) -> str | None:
     if name not in claims:
         return None
     value = claims[name]
-    if not isinstance(value, str) or not _is_name(value):
-        raise BadTokenError(f"its {name} claim is no text of 1 to {_NAME_LENGTH} characters")
+    if not is_name(value):
+        raise BadTokenError(f"its {name} claim is no text of 1 to {NAME_LENGTH} characters")
     return value
-
-
-def _is_name(value: object) -> bool:
-    """A text that can stand in a header field, a log line and a record as it is."""
-    return isinstance(value, str) and 0 < len(value) <= _NAME_LENGTH and value.isprintable()

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
-from gateway.policy.auth import Identity
+from gateway.policy.identity import Identity
+from gateway.policy.revocations import Revocations
 from gateway.policy.signatures import BadTokenError, Signatures, key_bytes
 from gateway.settings import Settings, SettingsError
 
@@ -49,10 +50,11 @@ class Tickets:
     At most 10,000 are kept, of which the oldest go first.
     """
 
-    __slots__ = ("_issued",)
+    __slots__ = ("_issued", "_revocations")
 
-    def __init__(self) -> None:
+    def __init__(self, revocations: Revocations | None = None) -> None:
         self._issued: OrderedDict[bytes, tuple[float, Identity]] = OrderedDict()
+        self._revocations = revocations if revocations is not None else Revocations()
 
     def __repr__(self) -> str:
         return f"<Tickets {len(self._issued)}>"
@@ -79,12 +81,12 @@ class Tickets:
 
     def redeem(self, ticket: str, client_id: str, wall: float) -> Identity | None:
         """Whose ticket it is, once; None when it is used, too old, another client id's or none, or
-        when its owner's token has ended.
+        when its owner's token has ended or was revoked.
         """
         kept = self._issued.pop(ticket_key(ticket, client_id), None)
         if kept is None or wall >= kept[0] or kept[1].has_ended(wall):
             return None
-        return kept[1]
+        return None if self._revocations.is_revoked(kept[1].jti) else kept[1]
 
 
 def new_ticket() -> str:
@@ -105,14 +107,16 @@ class StreamGrants:
     ends.
 
     A grant holds who the owner is and the one right to read that client id, not the owner's other
-    rights: a cookie is all that a thief needs, and a browser keeps at most 4 KiB of one.
+    rights: a cookie is all that a thief needs, and a browser keeps at most 4 KiB of one. It is
+    refused when the credential that it came from was revoked.
     """
 
-    __slots__ = ("_signatures",)
+    __slots__ = ("_revocations", "_signatures")
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, revocations: Revocations | None = None) -> None:
         """`key` is a secret of this use only: see `grant_key`."""
         self._signatures = Signatures(key)
+        self._revocations = revocations if revocations is not None else Revocations()
 
     def set_cookie(
         self,
@@ -143,6 +147,8 @@ class StreamGrants:
             "tier": identity.tier,
             "exp": wall + ENDLESS_GRANT_SECONDS if ends_at is None else ends_at,
         }
+        if identity.jti is not None:
+            claims["jti"] = identity.jti
         parts = [f"{COOKIE_NAME}={self._signatures.sign(claims)}"]
         parts.append(f"Path=/api/v1/events/{written}")
         if ends_at is not None:  # else the browser drops it with its session
@@ -173,7 +179,7 @@ class StreamGrants:
         except BadTokenError:
             return None
         subject, tenant, tier = claims.get("sub"), claims.get("tenant"), claims.get("tier")
-        ends_at = claims.get("exp")
+        ends_at, jti = claims.get("exp"), claims.get("jti")
         if (
             claims.get("client_id") != client_id
             or not isinstance(ends_at, int | float)
@@ -181,10 +187,17 @@ class StreamGrants:
             or not isinstance(subject, str)
             or not isinstance(tenant, str | None)
             or not isinstance(tier, str)
+            or not isinstance(jti, str | None)
+            or self._revocations.is_revoked(jti)
         ):
             return None
         return Identity(
-            subject, tenant, tier, client_ids=frozenset((client_id,)), expires_at=float(ends_at)
+            subject,
+            tenant,
+            tier,
+            client_ids=frozenset((client_id,)),
+            expires_at=float(ends_at),
+            jti=jti,
         )
 
 

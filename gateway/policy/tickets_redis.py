@@ -12,7 +12,8 @@ from typing import Final
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from gateway.policy.auth import Identity
+from gateway.policy.identity import Identity
+from gateway.policy.revocations import Revocations
 from gateway.policy.tickets import TICKET_SECONDS, TicketsAwayError, new_ticket, ticket_key
 
 # A browser waits for it; a Redis that takes longer is as good as away.
@@ -28,11 +29,17 @@ class RedisTickets:
     reached.
     """
 
-    __slots__ = ("_client", "_timeout_seconds")
+    __slots__ = ("_client", "_revocations", "_timeout_seconds")
 
-    def __init__(self, client: Redis, timeout_seconds: float = REDIS_TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self,
+        client: Redis,
+        timeout_seconds: float = REDIS_TIMEOUT_SECONDS,
+        revocations: Revocations | None = None,
+    ) -> None:
         self._client = client
         self._timeout_seconds = timeout_seconds
+        self._revocations = revocations if revocations is not None else Revocations()
 
     def __repr__(self) -> str:
         return "<RedisTickets>"
@@ -51,15 +58,18 @@ class RedisTickets:
 
     async def redeem(self, ticket: str, client_id: str, wall: float) -> Identity | None:
         """Whose ticket it is, once; None when it is used, too old, another client id's or none, or
-        when its owner's token has ended.
+        when its owner's token has ended or was revoked.
         """
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 kept = await self._client.getdel(_key(ticket, client_id))
         except (RedisError, OSError, TimeoutError):
             raise TicketsAwayError from None
-        identity = None if kept is None else Identity.decode(kept)
-        return None if identity is None or identity.has_ended(wall) else identity
+        if kept is None:
+            return None
+        identity = Identity.decode(kept)
+        ended = identity.has_ended(wall) or self._revocations.is_revoked(identity.jti)
+        return None if ended else identity
 
 
 def _key(ticket: str, client_id: str) -> bytes:

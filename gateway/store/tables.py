@@ -3,6 +3,7 @@
 Times are Unix milliseconds, `ordinal` is microseconds. JSON is text: PostgreSQL's own JSON types
 refuse the escape of NUL, which an answer may hold. There are no foreign keys: a question's rows are
 written together and purged together, and each check would cost on the path of every answer.
+Texts that come from outside without another bound have one here, and are cut or refused before.
 
 Partial indexes keep what is asked for once a second as small as what is open.
 """
@@ -13,11 +14,13 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Double,
     Index,
     Integer,
     LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
+    String,
     Table,
     Text,
     literal_column,
@@ -152,3 +155,82 @@ outbox = Table(
 _waiting = outbox.c.done_ms.is_(None)
 Index("outbox_due", outbox.c.next_ms, sqlite_where=_waiting, postgresql_where=_waiting)
 Index("outbox_of", outbox.c.question_id)
+
+# What is set through the admin API. `tenant` is empty for a rule of every tenant: null would not be
+# equal to itself, and the pair not unique.
+limit_configs = Table(
+    "rate_limit_configs",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("tenant", String(256), nullable=False),
+    Column("pattern", String(1024), nullable=False),
+    Column("requests_per_minute", Integer),
+    Column("requests_per_hour", Integer),
+    Column("requests_per_day", Integer),
+    Column("updated_ms", BigInteger, nullable=False),
+    Column("updated_by", String(256)),  # null: without a credential
+)
+Index("rate_limit_configs_key", limit_configs.c.tenant, limit_configs.c.pattern, unique=True)
+
+# Tokens that hold no more though they have not expired. `version` is that of `policy_versions`.
+revoked_tokens = Table(
+    "revoked_tokens",
+    metadata,
+    Column("jti", String(512), primary_key=True),
+    Column("expires_ms", BigInteger, nullable=False),
+    Column("revoked_ms", BigInteger, nullable=False),
+    Column("revoked_by", String(256)),
+    Column("version", BigInteger, nullable=False),
+)
+Index("revoked_tokens_expiring", revoked_tokens.c.expires_ms)
+Index("revoked_tokens_version", revoked_tokens.c.version)
+
+# A number for each of the two above that grows with every change, for gateways that ask whether
+# there was one.
+policy_versions = Table(
+    "policy_versions",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# One row a request (`REQUEST_LOG=database`): after the first two, fields of the access record. The
+# last two are fields that only some records have; `operation_id` is of the job that a request is
+# about.
+api_requests = Table(
+    "api_requests",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True,
+           autoincrement=False),
+    Column("started_ms", BigInteger, nullable=False),
+    Column("duration_ms", Double, nullable=False),
+    Column("upstream_ms", Double),
+    Column("request_id", String(128), nullable=False),
+    Column("correlation_id", String(128)),
+    Column("trace_id", String(32)),
+    Column("tenant", String(256)),
+    Column("user_id", String(256)),
+    Column("method", String(32), nullable=False),
+    Column("path", String(2048), nullable=False),
+    Column("route", String(256)),
+    Column("service", String(128)),
+    Column("endpoint", String(512)),
+    Column("status", Integer, nullable=False),
+    Column("error_code", String(64)),
+    Column("bytes_in", BigInteger, nullable=False),
+    Column("bytes_out", BigInteger, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("client_ip", String(64)),
+    Column("user_agent", String(512)),
+    Column("end_reason", String(256)),
+    Column("operation_id", String(256)),
+)  # fmt: skip
+_of_tenant = api_requests.c.tenant.is_not(None)
+_of_user = api_requests.c.user_id.is_not(None)
+Index("api_requests_started", api_requests.c.started_ms)
+Index("api_requests_tenant", api_requests.c.tenant, api_requests.c.started_ms,
+      sqlite_where=_of_tenant, postgresql_where=_of_tenant)  # fmt: skip
+Index("api_requests_user", api_requests.c.user_id, api_requests.c.started_ms,
+      sqlite_where=_of_user, postgresql_where=_of_user)  # fmt: skip
+Index("api_requests_route", api_requests.c.route, api_requests.c.started_ms)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -17,6 +18,7 @@ from gateway.observe.metrics import Metrics
 from gateway.policy.tickets import Tickets
 from gateway.settings import Settings
 from sse.questions import Questions
+from tests.control.administering import Administered, Site
 
 # As the edge sends it for a client on this machine, without a proxy between.
 LOCAL = {"X-Gateway-Client": "127.0.0.1", "X-Gateway-Direct": "1"}
@@ -24,10 +26,13 @@ LOCAL = {"X-Gateway-Client": "127.0.0.1", "X-Gateway-Direct": "1"}
 HEALTHY: dict[str, object] = {
     "name": "demo",
     "state": "healthy",
+    "breaker": {"state": "closed", "forced": False, "requests": 1, "failed": 0},
     "endpoints": [
         {
             "url": "http://127.0.0.1:9000",
             "state": "healthy",
+            "weight": 1,
+            "outstanding": 0,
             "idle": 1,
             "active": 0,
             "waiting": 0,
@@ -71,3 +76,12 @@ def running() -> Running:
 @pytest.fixture
 async def client(running: Running, aiohttp_client: Connect) -> Client:
     return await aiohttp_client(build_app(running.state))
+
+
+@pytest.fixture
+async def site(running: Running, aiohttp_client: Connect, tmp_path: Path) -> AsyncIterator[Site]:
+    parts = Administered(tmp_path)
+    await parts.database.open()
+    running.state.desk = parts.desk
+    yield Site(await aiohttp_client(build_app(running.state)), parts)
+    await parts.database.close()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import structlog
 from aiohttp import web
 
-from gateway.control.app import PATHS, build_app
+from gateway.control.app import PATHS, build_app, own_methods
+from gateway.policy.auth import Identity
 from tests.control.conftest import LOCAL, Client, Connect, Running
 
 # Those that show a page; the others have tests of their own.
-PAGES = [path for path in PATHS if not path.startswith("/api/")]
+PAGES = [path for path in PATHS if not path.startswith(("/api/", "/admin/"))]
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -45,6 +49,44 @@ async def test_an_unknown_path_is_the_contracts_404(client: Client) -> None:
     assert answer.headers["X-Request-ID"] == "r-3"
     assert "Server" not in answer.headers
     assert (await answer.json())["error"]["code"] == "NOT_FOUND"
+
+
+async def test_what_is_hidden_reads_like_what_is_not_there(
+    client: Client, running: Running
+) -> None:
+    running.state.nothing_here = lambda: "nothing is at this path, as the door says it"
+    for path in ("/nothing", "/metrics", "/admin/services", "/admin/reload", "/admin/nothing"):
+        answer = await client.post(path)
+        assert answer.status == 404
+        assert (await answer.json())["error"]["message"].endswith("as the door says it")
+
+
+@pytest.mark.parametrize("path", ["/health", "/nothing", "/openapi.json"])
+async def test_browsers_are_told_not_to_guess_frame_or_refer(client: Client, path: str) -> None:
+    headers = (await client.get(path)).headers
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert headers["X-Frame-Options"] == "DENY"
+    assert headers["Content-Security-Policy"] == "default-src 'none'; frame-ancestors 'none'"
+    assert "Strict-Transport-Security" not in headers
+
+
+async def test_the_approvals_page_keeps_its_own_policy(client: Client) -> None:
+    headers = (await client.get("/approvals")).headers
+    assert "script-src 'sha256-" in headers["Content-Security-Policy"]
+    assert len(headers.getall("Content-Security-Policy")) == 1
+    assert headers["X-Frame-Options"] == "DENY"
+
+
+async def test_security_headers_can_be_switched_off_and_with_tls_speak_of_it(
+    client: Client, running: Running
+) -> None:
+    running.state.settings = replace(running.state.settings, tls_cert=Path("cert.pem"))
+    headers = (await client.get("/health")).headers
+    assert headers["Strict-Transport-Security"] == "max-age=31536000"
+    running.state.settings = replace(running.state.settings, security_headers=False)
+    headers = (await client.get("/health")).headers
+    assert not {"Strict-Transport-Security", "X-Frame-Options", "Referrer-Policy"} & set(headers)
 
 
 async def test_a_problem_is_told_as_one_on_accept(client: Client) -> None:
@@ -127,3 +169,15 @@ async def test_the_path_of_streams_says_which_methods_it_has(client: Client, met
     answer = await client.request(method, "/api/v1/events/alice", headers=LOCAL)
     assert answer.status == 405
     assert set(answer.headers["Allow"].split(",")) == {"GET", "HEAD", "POST"}
+
+
+async def test_the_methods_of_every_path_are_those_that_the_405_names(client: Client) -> None:
+    admin = Identity(subject="root", scopes=frozenset({"admin"})).encode().decode()
+    methods = own_methods()
+    assert tuple(methods) == PATHS
+    for path, taken in methods.items():
+        answer = await client.request(
+            "PURGE", path.replace("{", "").replace("}", ""), headers={"X-Gateway-Identity": admin}
+        )
+        assert answer.status == 405
+        assert set(answer.headers["Allow"].split(",")) == set(taken), path

@@ -19,6 +19,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from gateway.control.app import build_app
 from gateway.control.state import ControlState
 from gateway.policy.auth import Identity
+from gateway.settings import Settings
 from gateway.store.database import FILE_NAME
 from tests.asking import ASKER, KEYLESS, Clock, Place, Room, room, someone
 from tests.control.conftest import Client
@@ -91,7 +92,7 @@ class Site:
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
     async with room(Place(None, tmp_path), Clock()) as here:
-        state = cast(ControlState, SimpleNamespace(questions=here.questions))
+        state = cast(ControlState, SimpleNamespace(questions=here.questions, settings=Settings()))
         async with TestClient(TestServer(build_app(state))) as client:
             yield Site(client, here)
 
@@ -209,7 +210,7 @@ async def test_no_credential(site: Site, via: str | None) -> None:
     question_id = await site.asked()
     page = await site.answer(question_id, NOBODY, via=via)
     error(page, 401, "UNAUTHORIZED")
-    assert page.headers["WWW-Authenticate"] == "Bearer"
+    assert page.headers["WWW-Authenticate"] == 'Bearer realm="gateway"'
     error(await site.answer("unknown", NOBODY, b"{", via=via), 401, "UNAUTHORIZED")
 
 
@@ -248,7 +249,7 @@ async def test_store_away(site: Site, via: str | None) -> None:
 async def test_store_slow(tmp_path: Path) -> None:
     place, clock = Place(None, tmp_path), Clock()
     async with room(place, clock) as patient, room(place, clock, patience_seconds=0.05) as here:
-        state = cast(ControlState, SimpleNamespace(questions=here.questions))
+        state = cast(ControlState, SimpleNamespace(questions=here.questions, settings=Settings()))
         asked, _ = await patient.questions.ask(ASKER, {"client_ids": ["alice"], "prompt": "x"})
         await patient.settle()
         async with TestClient(TestServer(build_app(state))) as client:
@@ -411,7 +412,9 @@ async def test_another_method_is_405(site: Site, method: str, path: str) -> None
 async def test_of_many_answers_over_two_gateways_one_is_recorded(tmp_path: Path) -> None:
     place, clock = Place(None, tmp_path), Clock()
     async with room(place, clock) as one, room(place, clock) as two:
-        states = [SimpleNamespace(questions=here.questions) for here in (one, two)]
+        states = [
+            SimpleNamespace(questions=here.questions, settings=Settings()) for here in (one, two)
+        ]
         apps = [build_app(cast(ControlState, state)) for state in states]
         async with TestClient(TestServer(apps[0])) as a, TestClient(TestServer(apps[1])) as b:
             sites = [Site(a, one), Site(b, two)]

@@ -58,7 +58,7 @@ async def test_another_client_id_is_forbidden(client: Client, running: Running) 
     assert answer.status == 403
     assert (await answer.json())["error"]["code"] == "FORBIDDEN"
     assert answer.headers["WWW-Authenticate"] == (
-        'Bearer error="insufficient_scope", scope="events:read"'
+        'Bearer realm="gateway", error="insufficient_scope", scope="events:read"'
     )
     assert len(tickets_of(running)) == 0
 
@@ -67,7 +67,7 @@ async def test_without_a_credential_one_is_asked_for(client: Client) -> None:
     answer = await ask(client, Identity(), "bob")
     assert answer.status == 401
     assert (await answer.json())["error"]["code"] == "UNAUTHORIZED"
-    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert answer.headers["WWW-Authenticate"] == 'Bearer realm="gateway"'
 
 
 @pytest.mark.parametrize("client_id", ["a" * 129, "a%20b", "a%2540b", "%C3%A9", "a,b", "a%2Fb"])

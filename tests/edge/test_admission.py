@@ -20,11 +20,16 @@ from gateway.edge.outbox import Outbox
 from gateway.edge.reading import HeadLimits, RequestReader
 from gateway.errors import Rejection
 from gateway.observe.access import AccessLog, RecordWriter, Timestamps
+from gateway.observe.agents import Agents
 from gateway.observe.metrics import Metrics
-from gateway.policy.ratelimit import RateLimiter
+from gateway.policy.breaker import Pass
+from gateway.policy.identity import Identity
+from gateway.policy.limits import Limits
+from gateway.policy.ratelimit import LocalBuckets
+from gateway.routing.routes import Route, open_routes
 from gateway.routing.services import Service, exposed
 from gateway.routing.table import RouteTable
-from gateway.settings import EndpointUrl, ServiceSettings, Settings
+from gateway.settings import EndpointUrl, RateLimit, ServiceSettings, Settings
 from tests.edge.clock import Time
 
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
@@ -41,9 +46,16 @@ class Arrival:
     started_wall: float = 1_700_000_000.0
     service: Service | None = None
     route: str = ""
+    policy: Route | None = None
     path: bytes = b""
     query: bytes = b""
     limit_lines: bytes = b""
+    answer_lines: bytes = b""
+    caller_lines: bytes = b""
+    drop_api_key: bool = False
+    identity: Identity | None = None
+    agent: str | None = None
+    pass_: Pass | None = None
 
 
 class Door:
@@ -61,7 +73,9 @@ class Door:
         assert reader.head is not None, reader.failure
         known = Peer(peer, "http", self.context)
         arrival = Arrival(reader.head, known.address)
-        return arrival, admit(self.context, arrival, known)
+        found = admit(self.context, arrival, known)
+        assert found is None or isinstance(found, Rejection)
+        return arrival, found
 
     def client(self, peer: str, *lines: bytes) -> str:
         """The address that counts."""
@@ -95,9 +109,10 @@ def build() -> Iterator[Callable[..., Door]]:
             EdgeContext(
                 settings=Settings(trusted_proxies=PROXIES),
                 limits=HeadLimits(),
-                table=RouteTable(exposed(services), ["/health"]),
+                table=RouteTable([], open_routes(exposed(services), "optional"), ["/health"]),
                 mounted=service("gateway"),
-                limiter=RateLimiter(quota, 60) if quota else None,
+                limiter=Limits([], [], RateLimit(quota, 60) if quota else None, LocalBuckets()),
+                agents=Agents.shipped(),
                 pools={},
                 metrics=Metrics("1"),
                 access=AccessLog(writer, "off", console=False),
@@ -211,7 +226,8 @@ def test_forwarding_fields_of_a_stranger_are_not_believed(door: Door) -> None:
         (b"10.0.0.3", "10.0.0.3"),
         (b"203.0.113.9, unknown, 10.0.0.2", "10.0.0.2"),
         (b"unknown", "10.0.0.1"),
-        (b"203.0.113.9:80", "10.0.0.1"),
+        (b"203.0.113.9:80", CLIENT),  # as some proxies write it
+        (b"[2001:db8::9]:80", "2001:db8::9"),
         (b"", "10.0.0.1"),
     ],
 )

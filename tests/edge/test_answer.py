@@ -23,8 +23,22 @@ async def test_options_of_the_server_itself_has_no_body_and_no_length() -> None:
         assert await whole(client, asked) == (
             b"HTTP/1.1 204 No Content\r\n"
             b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
+            b"X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n"
+            b"X-Frame-Options: DENY\r\n"
+            b"Content-Security-Policy: default-src 'none'; frame-ancestors 'none'\r\n"
             b"Date: *\r\nX-Request-ID: *\r\nConnection: close\r\n\r\n"
         )
+
+
+async def test_security_headers_are_a_setting_and_never_on_a_services_answer() -> None:
+    async with proxied() as (gateway, _):
+        assert (await gateway.ask(request(b"GET /api/v1/svc/"))).get("x-frame-options") is None
+        assert (await gateway.ask(request(b"GET /nothing"))).get("x-frame-options") == b"DENY"
+    async with proxied(SECURITY_HEADERS="off") as (gateway, _):
+        told = await gateway.ask(request(b"GET /nothing"))
+        assert told.status == 404
+        assert told.get("x-frame-options") is None
+        assert (await gateway.ask(request(b"GET /health"))).get("x-frame-options") is None
 
 
 async def test_an_error_says_in_its_head_what_to_do() -> None:

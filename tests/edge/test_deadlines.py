@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.edge.deadlines import NEVER, TICK_SECONDS, Deadlines
+from gateway.edge.deadlines import NEVER, TICK_SECONDS, TOLD_AT_ONCE, Deadlines
 from tests.edge.clock import Time
 
 
@@ -241,3 +241,85 @@ def test_no_deadline_is_early_lost_or_late(
     assert due == {}
     assert time.calls == []
     assert repr(deadlines) == "<Deadlines filed=0>"
+
+
+def test_an_alarm_is_told_when_it_is_time_and_not_at_a_tick(
+    time: Time, deadlines: Deadlines
+) -> None:
+    owner = Owner()
+    deadlines.alarm(owner, 1 / 64)
+    time.pass_by(1 / 128)
+    assert owner.expirations == []
+    time.pass_by(1 / 128)
+    assert owner.expirations == [time.now]
+    time.pass_by(10)
+    assert len(owner.expirations) == 1
+
+
+def test_an_alarm_that_is_called_off_is_not_told(time: Time, deadlines: Deadlines) -> None:
+    owner = Owner()
+    deadlines.alarm(owner, 0.017).cancel()
+    time.pass_by(1)
+    assert owner.expirations == []
+
+
+def test_a_bug_at_an_alarm_is_logged_and_stops_nobody(time: Time, deadlines: Deadlines) -> None:
+    def fail(now: float) -> None:
+        raise RuntimeError("a bug")
+
+    other = Owner()
+    deadlines.alarm(Owner(fail), 0.01)
+    deadlines.alarm(other, 0.01)
+    time.pass_by(0.01)
+    assert len(other.expirations) == 1
+
+
+def test_many_that_are_due_together_are_told_in_several_turns(
+    time: Time, deadlines: Deadlines
+) -> None:
+    owners = [Owner() for _ in range(3 * TOLD_AT_ONCE + 1)]
+    for owner in owners:
+        deadlines.set(owner, 1000.5)
+    time.now = 1000.7
+    calls, time.calls = time.calls, []
+    deadlines.advance(time.now)
+    told = [sum(map(len, (owner.expirations for owner in owners)))]
+    while time.calls:
+        _, _, call = time.calls.pop(0)
+        call()
+        told.append(sum(map(len, (owner.expirations for owner in owners))))
+    assert told == [8, 16, 24, 25]
+    assert calls
+
+
+def test_one_that_is_due_and_has_other_plans_before_it_is_told_is_not(
+    time: Time, deadlines: Deadlines
+) -> None:
+    owners = [Owner() for _ in range(2 * TOLD_AT_ONCE)]
+    for owner in owners:
+        deadlines.set(owner, 1000.5)
+    time.now = 1000.7
+    deadlines.advance(time.now)
+    waiting = [owner for owner in owners if not owner.expirations]
+    assert len(waiting) == TOLD_AT_ONCE
+    cleared, removed, later, *others = waiting
+    deadlines.clear(cleared)
+    deadlines.remove(removed)
+    deadlines.set(later, 1002.0)
+    time.pass_by(0.01)
+    assert all(len(owner.expirations) == 1 for owner in others)
+    assert [cleared.expirations, removed.expirations, later.expirations] == [[], [], []]
+    time.pass_by(2)
+    assert len(later.expirations) == 1
+
+
+def test_ticks_that_come_while_many_are_told_tell_nobody_twice(
+    time: Time, deadlines: Deadlines
+) -> None:
+    owners = [Owner() for _ in range(50)]
+    for at, owner in enumerate(owners):
+        deadlines.set(owner, 1000.5 + at % 3 * TICK_SECONDS)
+    for now in (1000.7, 1000.8, 1001.0):
+        deadlines.advance(now)
+    time.pass_by(2)
+    assert all(len(owner.expirations) == 1 for owner in owners)

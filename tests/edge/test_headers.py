@@ -73,6 +73,8 @@ def test_other_names_go_on(name: bytes) -> None:
         (b"X-Real-IP", h.FORWARDING),
         (b"Forwarded", h.FORWARDING),
         (b"Via", h.VIA),
+        (b"X-AI-Agent", h.AI_AGENT),
+        (b"AI-Agent-ID", h.AI_AGENT),
     ],
 )
 def test_fields_with_a_meaning_are_known_in_any_case(name: bytes, kind: int) -> None:
@@ -86,6 +88,7 @@ def test_fields_with_a_meaning_are_known_in_any_case(name: bytes, kind: int) -> 
         (b"Proxy-Authenticate", h.DROP),
         (b"Proxy-Connection", h.DROP),
         (b"X-Request-ID", h.DROP),
+        (b"X-Gateway-Attempts", h.DROP),
         (b"Keep-Alive", h.KEEP_ALIVE),
         (b"RateLimit-Policy", h.LIMIT),
         (b"Content-Type", h.CONTENT_TYPE),
@@ -104,6 +107,19 @@ def test_connection_options_are_one_lower_case_set() -> None:
         b"x-two",
     }
     assert h.connection_tokens([]) == frozenset()
+
+
+def test_a_field_that_a_route_takes_off_has_no_alias_left() -> None:
+    fields = [(b"X-Stage", b"1"), (b"x_stage", b"2"), (b"X.Stage", b"3"), (b"X-Stages", b"4")]
+    assert h.without_aliases(fields, frozenset((b"x-stage",))) == [(b"X-Stages", b"4")]
+    assert h.without_aliases([(b"a_b", b"1")], frozenset((b"a_b",))) == []
+    assert h.without_aliases(fields, frozenset()) == fields
+
+
+def test_a_trailer_that_a_route_takes_off_is_not_forwarded() -> None:
+    fields = [(b"X-Stage", b"1"), (b"X_Stage", b"2"), (b"X-Sum", b"3")]
+    assert h.trailers(fields, frozenset((b"x-stage",))) == [(b"X-Sum", b"3")]
+    assert h.trailers(fields) == fields
 
 
 def test_named_fields_are_taken_away_in_any_case() -> None:
@@ -133,6 +149,8 @@ def test_named_fields_are_taken_away_in_any_case() -> None:
         b"If-None-Match",
         b"RateLimit",
         b"X-API-Key",
+        b"X_API_Key",
+        b"set.cookie",
     ],
 )
 def test_a_trailer_never_frames_routes_identifies_or_steers(name: bytes) -> None:

@@ -211,6 +211,18 @@ def test_what_is_only_looked_at_is_passed_on_as_well() -> None:
     assert head.fields == [split(line) for line in lines]
 
 
+def test_a_name_that_an_agent_gives_itself_is_looked_at_and_passed_on() -> None:
+    lines = (b"X-AI-Agent: one", b"AI-Agent-ID: two")
+    head = get(*lines)
+    assert head.ai_agent == b"one"
+    assert head.fields == [split(line) for line in lines]
+
+
+def test_white_space_around_a_value_is_no_part_of_it() -> None:
+    head = get(b"X-Version:  2 \t", b"x-version: 3")
+    assert head.by_name[b"x-version"] == [b"2", b"3"]
+
+
 def test_errors_are_told_as_problems_to_who_accepts_them() -> None:
     assert not get().wants_problem
     assert not get(b"Accept: application/json").wants_problem

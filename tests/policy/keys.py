@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
     EllipticCurvePrivateKey,
     generate_private_key,
 )
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import (
     generate_private_key as generate_rsa_key,
@@ -41,6 +42,12 @@ def rsa_key(bits: int = 2048) -> RSAPrivateKey:
 def ec_key(curve: type[EllipticCurve] = SECP256R1) -> EllipticCurvePrivateKey:
     """A key on a curve."""
     return generate_private_key(curve())
+
+
+@cache
+def ed25519_key() -> Ed25519PrivateKey:
+    """A key for EdDSA."""
+    return Ed25519PrivateKey.generate()
 
 
 def public_pem(key: PrivateKeyTypes) -> str:

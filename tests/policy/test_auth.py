@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import jwt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jwt.algorithms import AllowedPrivateKeys
 
 from gateway.errors import Rejection
 from gateway.policy.auth import (
@@ -20,18 +20,31 @@ from gateway.policy.auth import (
     forbidden,
     unauthorized,
 )
+from gateway.policy.pending import Pending
 from gateway.settings import Settings, SettingsError
-from tests.policy.keys import NOW, SECRET, ec_key, hand_made, public_pem, rsa_key, token
+from tests.policy.keys import (
+    NOW,
+    SECRET,
+    ec_key,
+    ed25519_key,
+    hand_made,
+    public_pem,
+    rsa_key,
+    token,
+)
 
 KEYED = Settings(jwt_secret=SECRET)
-INVALID = ((b"WWW-Authenticate", b'Bearer error="invalid_token"'),)
+BARE = ((b"WWW-Authenticate", b'Bearer realm="gateway"'),)
+INVALID = ((b"WWW-Authenticate", b'Bearer realm="gateway", error="invalid_token"'),)
 
 
 def identify(
     authorization: bytes | None, at: float = NOW, settings: Settings = KEYED
 ) -> Identity | Rejection:
     fields = [] if authorization is None else [authorization]
-    return Authenticator(settings).identify(Credentials(authorization=fields), at)
+    found = Authenticator(settings).identify(Credentials(authorization=fields), at)
+    assert not isinstance(found, Pending)
+    return found
 
 
 def caller(raw: bytes, at: float = NOW, settings: Settings = KEYED) -> Identity:
@@ -78,17 +91,23 @@ def test_the_tiers_are_taken_as_they_are(tier: str) -> None:
     assert caller(token(tier=tier)).tier == tier
 
 
-@pytest.mark.parametrize("tier", ["gold", "PRO", "pro ", "root"])
+@pytest.mark.parametrize("tier", ["gold", "PRO", "root"])
 def test_an_unknown_tier_is_the_least(tier: str) -> None:
     assert caller(token(tier=tier)).tier == "anonymous"
 
 
 def test_a_token_of_a_public_key_is_as_good() -> None:
     claims = {"sub": "alice", "exp": NOW + 9}
-    for key, alg in ((rsa_key(), "RS256"), (ec_key(), "ES256")):
+    keys: list[tuple[AllowedPrivateKeys, str]] = [
+        (rsa_key(), "RS256"),
+        (rsa_key(), "PS512"),
+        (ec_key(), "ES256"),
+        (ed25519_key(), "EdDSA"),
+    ]
+    for key, alg in keys:
         settings = Settings(jwt_public_key=public_pem(key))
         assert caller(jwt.encode(claims, key, alg).encode(), NOW, settings).subject == "alice"
-        assert refused(token(), NOW, settings) == f"it is not signed with {alg}"
+        assert refused(token(), NOW, settings).startswith("it is not signed with ")
 
 
 # Times
@@ -125,12 +144,6 @@ def test_a_token_that_was_good_ends_too() -> None:
     assert isinstance(authenticator.identify(fields, NOW), Identity)
 
 
-def test_an_identity_ends_without_leeway() -> None:
-    found = caller(token(exp=NOW + 1))
-    assert (found.has_ended(NOW + 0.9), found.has_ended(NOW + 1)) == (False, True)
-    assert not Identity().has_ended(math.inf)
-
-
 # Issuer and audience
 
 
@@ -161,7 +174,7 @@ def test_a_token_that_names_nobody_has_its_scopes_and_no_name() -> None:
     assert not caller(token(sub=..., scope="")).may_read("anyone")
 
 
-@pytest.mark.parametrize("name", ["sub", "tenant", "tier"])
+@pytest.mark.parametrize("name", ["sub", "tenant", "tier", "jti"])
 @pytest.mark.parametrize(
     "value",
     [None, 7, True, [], {}, ["a"], "", "a" * 256, "a\r\nX-User-ID: root", "a\x00", "\u202e", "\t"],
@@ -220,6 +233,7 @@ def test_claims_of_any_kind_are_an_identity_or_a_refusal(
             assert found.expires_at is not None
             assert Identity.decode(found.encode()) == found
         else:
+            assert isinstance(found, Rejection)
             assert (found.code, found.headers) == ("AUTH_FAILED", INVALID)
 
 
@@ -248,7 +262,7 @@ def test_another_scheme_fails(field: bytes) -> None:
     found = identify(field)
     assert isinstance(found, Rejection)
     # RFC 6750 §3.1: no error code for an authentication method that is not supported.
-    assert (found.code, found.headers) == ("AUTH_FAILED", ((b"WWW-Authenticate", b"Bearer"),))
+    assert (found.code, found.headers) == ("AUTH_FAILED", BARE)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +283,7 @@ def test_what_is_no_one_token_fails(raw: bytes) -> None:
     assert (found.code, found.headers) == ("AUTH_FAILED", INVALID)
 
 
-def test_an_api_key_fails_for_now() -> None:
+def test_an_api_key_fails_where_there_are_none() -> None:
     assert refused(b"gw_0123456789") == "API keys are not taken here: send a token"
 
 
@@ -278,7 +292,9 @@ def test_two_authorization_fields_are_a_bad_request() -> None:
     found = Authenticator(KEYED).identify(fields, NOW)
     assert isinstance(found, Rejection)
     assert (found.code, found.status) == ("BAD_REQUEST", 400)
-    assert found.headers == ((b"WWW-Authenticate", b'Bearer error="invalid_request"'),)
+    assert found.headers == (
+        (b"WWW-Authenticate", b'Bearer realm="gateway", error="invalid_request"'),
+    )
 
 
 def test_a_forged_token_fails() -> None:
@@ -293,7 +309,9 @@ def test_only_good_signatures_are_remembered_and_not_the_tokens() -> None:
     authenticator = Authenticator(KEYED)
     for raw in (token(), token(), token(sub="bob"), token()[:-4] + b"AAAA", b"a.b.c"):
         authenticator.identify(Credentials(authorization=[b"Bearer " + raw]), NOW)
-    assert repr(authenticator) == "<Authenticator <Signatures HS256> known=2>"
+    assert repr(authenticator) == (
+        "<Authenticator <Signatures HS256 HS384 HS512> <ApiKeys 0> known=2>"
+    )
 
 
 def test_what_is_remembered_is_bounded_and_the_oldest_goes() -> None:
@@ -307,6 +325,23 @@ def test_what_is_remembered_is_bounded_and_the_oldest_goes() -> None:
     )
     assert isinstance(again, Identity)
     assert again.subject == "user-0"
+
+
+def test_a_token_is_remembered_until_it_ends() -> None:
+    authenticator = Authenticator(KEYED)
+    fields = Credentials([b"Bearer " + token(exp=NOW + 1)])
+    authenticator.identify(fields, NOW + 30.9)
+    assert repr(authenticator).endswith("known=1>")
+    authenticator.identify(fields, NOW + 31)
+    assert repr(authenticator).endswith("known=0>")
+
+
+def test_a_token_is_one_however_it_is_spaced() -> None:
+    authenticator = Authenticator(KEYED)
+    for field in (b"Bearer %s", b"bearer   %s", b" Bearer %s ", b"BEARER %s  ", b"Bearer  %s"):
+        found = authenticator.identify(Credentials([field % token()]), NOW)
+        assert isinstance(found, Identity)
+    assert repr(authenticator).endswith("known=1>")
 
 
 # Without a key
@@ -351,75 +386,9 @@ def test_allow_anonymous_opens_writing_on_any_listener() -> None:
     assert found == Identity(open_read=True, open_write=True)
 
 
-# What an identity may
-
-
-def test_a_subscriber_reads_its_own_the_listed_and_with_the_scope_any() -> None:
-    alice = Identity(subject="alice", client_ids=frozenset(("board",)))
-    assert [alice.may_read(name) for name in ("alice", "board", "bob", "", "Alice")] == [
-        *(True, True, False, False, False)
-    ]
-    assert Identity(subject="a", scopes=frozenset(("events:read",))).may_read("bob")
-    assert not Identity(subject="a", scopes=frozenset(("admin", "events:write"))).may_read("bob")
-    assert Identity(open_read=True).may_read("bob")
-    assert not Identity(open_write=True).may_read("bob")
-
-
-def test_one_of_the_scopes_is_enough() -> None:
-    alice = Identity(subject="alice", scopes=frozenset(("questions:ask",)))
-    assert alice.may("events:write", "questions:ask")
-    assert not alice.may("events:write")
-    assert not alice.may()
-
-
-def test_open_writing_stands_for_any_scope_but_internal() -> None:
-    owner = Identity(open_write=True)
-    assert owner.may("events:write")
-    assert owner.may("admin")
-    assert owner.may("internal", "events:write")
-    assert not owner.may("internal")
-    assert not owner.may()
-    assert Identity(scopes=frozenset(("internal",))).may("internal")
-
-
-# The header field between edge and control application
-
-TEXTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
-WORDS = st.frozensets(st.text("abc:.-é", min_size=1, max_size=9), max_size=5)
-
-
-@given(
-    st.builds(
-        Identity,
-        st.none() | TEXTS,
-        st.none() | TEXTS,
-        st.sampled_from(("anonymous", "pro")),
-        WORDS,
-        st.frozensets(TEXTS, max_size=5),
-        st.none() | st.floats(0, 1e11),
-        st.booleans(),
-        st.booleans(),
-    )
-)
-def test_an_identity_survives_its_header_field(identity: Identity) -> None:
-    encoded = identity.encode()
-    assert encoded.isascii()
-    assert not {*encoded} & {*b" \r\n,;"}
-    assert Identity.decode(encoded) == identity
-    assert Identity.decode(encoded.decode("ascii")) == identity
-
-
 def test_an_encoded_identity_is_no_longer_than_its_token() -> None:
     raw = token(scope="events:write " * 300, client_ids=["é" * 200] * 3 + ["b"] * 900, tier="pro")
     assert len(caller(raw).encode()) <= len(raw)
-
-
-@pytest.mark.parametrize(
-    "raw", [b"", b"x", b"====", b"bnVsbA==", b"W10=", b"e30=", b"WzEsMiwzLDQsNSw2LDcsOF0=", "\xe9"]
-)
-def test_what_encodes_no_identity_is_a_value_error(raw: bytes | str) -> None:
-    with pytest.raises(ValueError, match="not an encoded identity"):
-        Identity.decode(raw)
 
 
 # Answers, warnings, settings
@@ -429,11 +398,16 @@ def test_the_challenges_are_those_of_bearer_tokens() -> None:
     # RFC 6750 §3: no error code when there was no credential.
     missing = unauthorized()
     assert (missing.code, missing.status) == ("UNAUTHORIZED", 401)
-    assert missing.headers == ((b"WWW-Authenticate", b"Bearer"),)
+    assert missing.headers == BARE
+    assert all(kind in missing.message for kind in ("token", "API key", "Bearer", "X-API-Key"))
     denied = forbidden("not yours", "events:write")
-    assert (denied.code, denied.status, denied.message) == ("FORBIDDEN", 403, "not yours")
+    assert (denied.code, denied.status) == ("FORBIDDEN", 403)
+    assert denied.message == "not yours; it takes the scope events:write"
     assert denied.headers == (
-        (b"WWW-Authenticate", b'Bearer error="insufficient_scope", scope="events:write"'),
+        (
+            b"WWW-Authenticate",
+            b'Bearer realm="gateway", error="insufficient_scope", scope="events:write"',
+        ),
     )
 
 
@@ -447,6 +421,9 @@ def test_what_is_doubtful_is_said_once_at_start() -> None:
     (open_line,) = Authenticator(Settings()).warnings()
     assert open_line.startswith("no signing key is set (JWT_SECRET or JWT_PUBLIC_KEY): ")
     assert Authenticator(KEYED).warnings() == []
+    assert Authenticator(Settings(jwt_secret=SECRET, auth_default="required")).warnings() == []
+    _, nobody = Authenticator(Settings(auth_default="required")).warnings()
+    assert nobody.startswith("AUTH_DEFAULT is required: this needs a credential")
     assert Authenticator(Settings(jwt_secret="a" * 31, allow_anonymous=True)).warnings() == [
         "ALLOW_ANONYMOUS says nothing while a signing key is set",
         "JWT_SECRET is shorter than 32 bytes, which RFC 7518 §3.2 asks for",
@@ -470,7 +447,7 @@ def test_a_bad_key_is_a_settings_error() -> None:
 def test_the_algorithms_are_those_of_the_keys() -> None:
     assert Authenticator(Settings()).algorithms == []
     both = Settings(jwt_secret=SECRET, jwt_public_key=public_pem(ec_key()))
-    assert Authenticator(both).algorithms == ["ES256", "HS256"]
+    assert Authenticator(both).algorithms == ["ES256", "HS256", "HS384", "HS512"]
 
 
 def test_nothing_secret_is_shown() -> None:

@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import datetime
 import json
+from base64 import b64encode
 from collections.abc import Callable
+from typing import Any
 
 import jwt
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256K1, SECP384R1
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    ECDSA,
+    SECP256K1,
+    SECP384R1,
+    SECP521R1,
+    EllipticCurve,
+)
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
+from cryptography.hazmat.primitives.asymmetric.padding import (
+    MGF1,
+    PSS,
+    AsymmetricPadding,
+    PKCS1v15,
+)
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey, RSAPublicNumbers
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
+from jwt.algorithms import AllowedPrivateKeys
 
 from gateway.policy.signatures import BadTokenError, Signatures
 from gateway.settings import SettingsError
@@ -23,6 +41,7 @@ from tests.policy.keys import (
     SECRET,
     base64url,
     ec_key,
+    ed25519_key,
     hand_made,
     private_pem,
     public_pem,
@@ -53,15 +72,46 @@ def test_a_token_under_the_secret_is_good() -> None:
     assert SECRETS.claims(SECRETS.sign(CLAIMS).encode()) == CLAIMS
 
 
-def test_the_kind_of_a_public_key_decides_the_algorithm() -> None:
-    assert (rsa().algorithms, ec().algorithms) == (["RS256"], ["ES256"])
-    assert rsa().claims(jwt.encode(CLAIMS, rsa_key(), "RS256").encode()) == CLAIMS
-    assert ec().claims(jwt.encode(CLAIMS, ec_key(), "ES256").encode()) == CLAIMS
+RSA_NAMES = ["PS256", "PS384", "PS512", "RS256", "RS384", "RS512"]
+SECRET_NAMES = ["HS256", "HS384", "HS512"]
+KINDS: list[tuple[Callable[[], AllowedPrivateKeys], list[str]]] = [
+    (rsa_key, RSA_NAMES),
+    (ec_key, ["ES256"]),
+    (lambda: ec_key(SECP384R1), ["ES384"]),
+    (lambda: ec_key(SECP521R1), ["ES512"]),
+    (ed25519_key, ["EdDSA"]),
+    (Ed448PrivateKey.generate, ["EdDSA"]),
+]
+
+
+@pytest.mark.parametrize(("make", "names"), KINDS)
+def test_the_kind_of_a_public_key_decides_the_algorithms(
+    make: Callable[[], AllowedPrivateKeys], names: list[str]
+) -> None:
+    key = make()
+    signatures = Signatures(None, public_pem(key))
+    assert signatures.algorithms == names
+    for alg in names:
+        assert signatures.claims(jwt.encode(CLAIMS, key, alg).encode()) == CLAIMS
+
+
+@pytest.mark.parametrize("alg", SECRET_NAMES)
+def test_a_secret_is_for_the_three_hashes_of_hmac(alg: str) -> None:
+    signed = hand_made({"alg": alg}, CLAIMS, digest=f"sha{alg[2:]}")
+    assert SECRETS.claims(signed) == CLAIMS
+
+
+@pytest.mark.parametrize("alg", SECRET_NAMES)
+@pytest.mark.parametrize("digest", ["sha1", "md5", "sha224", "sha256", "sha384", "sha512"])
+def test_the_hash_is_the_one_that_is_named(alg: str, digest: str) -> None:
+    signed = hand_made({"alg": alg}, CLAIMS, digest=digest)
+    if digest != f"sha{alg[2:]}":
+        assert refused(SECRETS, signed) == "its signature does not match"
 
 
 def test_with_a_secret_and_a_public_key_both_kinds_of_token_are_good() -> None:
     both = Signatures(SECRET, public_pem(rsa_key()))
-    assert both.algorithms == ["HS256", "RS256"]
+    assert both.algorithms == sorted(SECRET_NAMES + RSA_NAMES)
     assert both.claims(GOOD) == CLAIMS
     assert both.claims(jwt.encode(CLAIMS, rsa_key(), "RS256").encode()) == CLAIMS
 
@@ -75,33 +125,92 @@ def test_an_unsigned_token_is_refused(alg: str) -> None:
         assert refused(signatures, unsigned + base64url(b"x"))
 
 
-@pytest.mark.parametrize("key", [rsa_key, ec_key])
-def test_a_public_key_is_never_taken_for_a_secret(key: Callable[[], object]) -> None:
-    made = rsa_key() if key is rsa_key else ec_key()
-    pem = public_pem(made)
-    der = made.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+@pytest.mark.parametrize(("make", "names"), KINDS)
+@pytest.mark.parametrize("alg", SECRET_NAMES)
+def test_a_public_key_is_never_taken_for_a_secret(
+    make: Callable[[], AllowedPrivateKeys], names: list[str], alg: str
+) -> None:
+    key = make()
+    pem = public_pem(key)
+    der = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     for material in (pem.encode(), pem.strip().encode(), der):
-        forged = hand_made({"alg": "HS256"}, CLAIMS, material)
+        forged = hand_made({"alg": alg}, CLAIMS, material, f"sha{alg[2:]}")
         assert refused(Signatures(None, pem), forged).startswith("it is not signed with ")
         assert refused(Signatures(SECRET, pem), forged) == "its signature does not match"
+        for name in names:
+            named = hand_made({"alg": name}, CLAIMS, material, f"sha{alg[2:]}")
+            assert refused(Signatures(SECRET, pem), named) == "its signature does not match"
 
 
-def test_a_secret_is_never_taken_for_a_public_key() -> None:
-    forged = hand_made({"alg": "RS256"}, CLAIMS)
-    assert refused(SECRETS, forged) == "it is not signed with HS256"
-    both = Signatures(SECRET, public_pem(rsa_key()))
-    assert refused(both, forged) == "its signature does not match"
+@pytest.mark.parametrize(("make", "names"), KINDS)
+def test_a_secret_is_never_taken_for_a_public_key(
+    make: Callable[[], AllowedPrivateKeys], names: list[str]
+) -> None:
+    for name in names:
+        forged = hand_made({"alg": name}, CLAIMS)
+        assert refused(SECRETS, forged) == "it is not signed with HS256, HS384 or HS512"
+        both = Signatures(SECRET, public_pem(make()))
+        assert refused(both, forged) == "its signature does not match"
 
 
-@pytest.mark.parametrize("alg", ["HS384", "HS512"])
-def test_another_hash_with_the_same_secret_is_refused(alg: str) -> None:
-    forged = hand_made({"alg": alg}, CLAIMS, digest=f"sha{alg[2:]}")
-    assert refused(SECRETS, forged) == "it is not signed with HS256"
+@pytest.mark.parametrize("signed", RSA_NAMES)
+@pytest.mark.parametrize("named", RSA_NAMES)
+def test_a_signature_is_verified_under_the_algorithm_that_is_named(signed: str, named: str) -> None:
+    # Both kinds of padding may be used with an RSA key, but never one in place of the other.
+    _, body, signature = jwt.encode(CLAIMS, rsa_key(), signed).encode().split(b".")
+    header = base64url(json.dumps({"alg": named, "typ": "JWT"}, separators=(",", ":")).encode())
+    if signed != named:
+        renamed = b".".join((header, body, signature))
+        assert refused(rsa(), renamed) == "its signature does not match"
+        signs_it = rsa_key().sign(header + b"." + body, *padding_of(signed))
+        swapped = b".".join((header, body, base64url(signs_it)))
+        assert refused(rsa(), swapped) == "its signature does not match"
 
 
-@pytest.mark.parametrize("alg", ["RS384", "RS512", "PS256"])
-def test_another_algorithm_of_the_same_rsa_key_is_refused(alg: str) -> None:
-    assert refused(rsa(), jwt.encode(CLAIMS, rsa_key(), alg).encode()).startswith("it is not")
+def padding_of(name: str) -> tuple[AsymmetricPadding, HashAlgorithm]:
+    hashed = {"256": SHA256(), "384": SHA384(), "512": SHA512()}[name[2:]]
+    return (PKCS1v15() if name[0] == "R" else PSS(MGF1(hashed), hashed.digest_size)), hashed
+
+
+def pss_only_pem() -> str:
+    """The public key as RFC 4055 §3 writes one that is for RSASSA-PSS only."""
+    der = rsa_key().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    general = bytes.fromhex("300d06092a864886f70d0101010500")
+    pss = bytes.fromhex("300b06092a864886f70d01010a")
+    assert der[4:19] == general
+    body = pss + der[19:]
+    made = b"\x30\x82" + len(body).to_bytes(2, "big") + body
+    lines = b64encode(made).decode()
+    return f"-----BEGIN PUBLIC KEY-----\n{lines}\n-----END PUBLIC KEY-----\n"
+
+
+def test_a_key_that_is_for_pss_is_used_for_nothing_else() -> None:
+    signatures = Signatures(None, "a line before\n" + pss_only_pem())
+    assert signatures.algorithms == ["PS256", "PS384", "PS512"]
+    assert signatures.claims(jwt.encode(CLAIMS, rsa_key(), "PS384").encode()) == CLAIMS
+    other = jwt.encode(CLAIMS, rsa_key(), "RS256").encode()
+    assert refused(signatures, other) == "it is not signed with PS256, PS384 or PS512"
+
+
+@pytest.mark.parametrize("curve", [SECP384R1, SECP521R1])
+def test_a_curve_has_one_algorithm(curve: type[EllipticCurve]) -> None:
+    # RFC 7518 §3.4
+    key = ec_key(curve)
+    header = base64url(b'{"alg":"ES256"}')
+    body = base64url(json.dumps(CLAIMS).encode())
+    r, s = decode_dss_signature(key.sign(header + b"." + body, ECDSA(SHA256())))
+    for size in (32, (key.key_size + 7) // 8):
+        if max(r, s).bit_length() <= 8 * size:
+            raw = r.to_bytes(size, "big") + s.to_bytes(size, "big")
+            forged = b".".join((header, body, base64url(raw)))
+            assert refused(Signatures(None, public_pem(key)), forged).startswith("it is not")
+            both = Signatures(None, public_pem(ec_key()))
+            assert refused(both, forged) == "its signature does not match"
+
+
+def test_the_pkcs1_form_of_a_key_is_read_too() -> None:
+    pem = rsa_key().public_key().public_bytes(Encoding.PEM, PublicFormat.PKCS1).decode()
+    assert Signatures(None, pem).algorithms == RSA_NAMES
 
 
 def test_a_token_of_the_other_kind_of_key_is_refused() -> None:
@@ -222,6 +331,17 @@ def test_a_changed_byte_is_noticed(at: int, byte: int) -> None:
         assert refused(SECRETS, changed)
 
 
+class HugeKey:
+    """A public key of 16,384 bits; making a private one would take a minute."""
+
+    def public_key(self) -> RSAPublicKey:
+        return RSAPublicNumbers(65537, (1 << 16383) + 1).public_key()
+
+
+def huge_rsa_key() -> Any:
+    return HugeKey()
+
+
 def certificate() -> str:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
     start = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -241,9 +361,9 @@ def certificate() -> str:
         (lambda: private_pem(rsa_key()), "is a private key"),
         (lambda: private_pem(ec_key()), "is a private key"),
         (lambda: public_pem(rsa_key(1024)), "is a short RSA key"),
-        (lambda: public_pem(ec_key(SECP384R1)), "is neither RSA nor EC P-256"),
-        (lambda: public_pem(ec_key(SECP256K1)), "is neither RSA nor EC P-256"),
-        (lambda: public_pem(Ed25519PrivateKey.generate()), "is neither RSA nor EC P-256"),
+        (lambda: public_pem(huge_rsa_key()), "is a huge RSA key"),
+        (lambda: public_pem(ec_key(SECP256K1)), "is of a kind that signs no tokens here"),
+        (lambda: public_pem(X25519PrivateKey.generate()), "is of a kind that signs no tokens"),
     ],
 )
 def test_a_key_that_cannot_be_used_is_one_line_without_it(
@@ -254,7 +374,10 @@ def test_a_key_that_cannot_be_used_is_one_line_without_it(
         Signatures(None, pem)
     line = str(error.value)
     assert line.startswith(f"settings: JWT_PUBLIC_KEY {what}")
-    assert line.endswith(", expected a PEM public key: RSA from 2048 bits, or EC P-256")
+    assert line.endswith(
+        ", expected a PEM public key: RSA from 2048 to 8192 bits, EC P-256, P-384 or P-521, "
+        "Ed25519 or Ed448"
+    )
     assert "\n" not in line
     assert not [word for word in pem.split() if len(word) > 12 and word in line]
     assert error.value.__cause__ is None
@@ -283,4 +406,4 @@ def test_a_secret_may_be_short_or_odd_bytes() -> None:
 
 def test_showing_it_shows_no_key() -> None:
     shown = repr(Signatures(SECRET, public_pem(rsa_key())))
-    assert shown == "<Signatures HS256 RS256>"
+    assert shown == f"<Signatures {' '.join(SECRET_NAMES + RSA_NAMES)}>"

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.policy.auth import Authenticator, Credentials, Identity
+from gateway.policy.revocations import Revocations
 from gateway.policy.signatures import Signatures
 from gateway.policy.tickets import (
     COOKIE_NAME,
@@ -270,7 +271,8 @@ def test_only_a_few_cookies_of_the_name_are_tried() -> None:
 
 def test_a_grant_of_the_longest_names_fits_a_browsers_cookie() -> None:
     # RFC 6265 §6.1: at least 4096 bytes for name, value and attributes.
-    owner = Identity("\N{SNOWMAN}" * 255, "\N{SNOWMAN}" * 255, "enterprise", expires_at=NOW + 9)
+    name = "\N{SNOWMAN}" * 255
+    owner = Identity(name, name, "enterprise", expires_at=NOW + 9, jti=name)
     field = GRANTS.set_cookie(owner, "c" * 128, NOW, secure=True)
     assert field is not None
     assert len(field) < 4096
@@ -286,6 +288,30 @@ def test_a_grant_is_no_token_and_a_token_no_grant() -> None:
     assert not isinstance(found, Identity)
     raw = token(client_id="board", tier="pro", tenant="acme")
     assert StreamGrants(key).read(b"gateway_stream=" + raw, "board", NOW) is None
+
+
+def test_a_grant_ends_with_the_credential_it_came_from() -> None:
+    revocations = Revocations()
+    grants = StreamGrants(grant_key(Settings(cookie_secret=SECRET)), revocations)
+    kept = []
+    for jti in ("t-1", "t-2", None):
+        field = grants.set_cookie(Identity("alice", jti=jti), "board", NOW, secure=True)
+        assert field is not None
+        kept.append(field.partition(b";")[0])
+    found = [grants.read(each, "board", NOW) for each in kept]
+    assert [each and each.jti for each in found] == ["t-1", "t-2", None]
+    revocations.revoke("t-1", None)
+    found = [grants.read(each, "board", NOW) for each in kept]
+    assert [each is not None for each in found] == [False, True, True]
+
+
+def test_a_ticket_is_worth_nothing_once_its_owners_token_is_revoked() -> None:
+    revocations = Revocations()
+    tickets = Tickets(revocations)
+    issued = [tickets.issue(Identity("alice", jti=jti), "board", NOW) for jti in ("t-1", "t-2")]
+    revocations.revoke("t-1", None)
+    found = [tickets.redeem(ticket, "board", NOW) for ticket in issued]
+    assert found == [None, Identity("alice", jti="t-2")]
 
 
 # The key

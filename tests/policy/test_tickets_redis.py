@@ -11,6 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.policy.auth import Identity
+from gateway.policy.revocations import Revocations
 from gateway.policy.tickets import TicketsAwayError
 from gateway.policy.tickets_redis import RedisTickets
 from tests.policy.keys import NOW
@@ -78,6 +79,16 @@ async def test_a_ticket_ends_with_its_owners_token(client: Redis) -> None:
     tickets = RedisTickets(client)
     ticket = await tickets.issue(Identity(subject="alice", expires_at=NOW + 5), "alice", NOW)
     assert await tickets.redeem(ticket, "alice", NOW + 5) is None
+
+
+async def test_a_ticket_ends_when_its_owners_token_is_revoked(client: Redis) -> None:
+    revocations = Revocations()
+    tickets = RedisTickets(client, revocations=revocations)
+    ticket = await tickets.issue(Identity("alice", jti="t-1"), "alice", NOW)
+    other = await tickets.issue(Identity("alice", jti="t-2"), "alice", NOW)
+    revocations.revoke("t-1", None)
+    assert await tickets.redeem(ticket, "alice", NOW) is None
+    assert await tickets.redeem(other, "alice", NOW) == Identity("alice", jti="t-2")
 
 
 async def test_what_redis_holds_opens_nothing(server: RedisServer, client: Redis) -> None:

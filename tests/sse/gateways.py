@@ -292,3 +292,13 @@ async def two(url: str, **options: Any) -> AsyncIterator[tuple[Gateway, Gateway]
     """Two gateways on one Redis."""
     async with Gateway(url, **options) as here, Gateway(url, **options) as there:
         yield here, there
+
+
+async def heard_in_vain(server: RedisServer) -> None:
+    """Waits until what was said to a gateway that is deaf has passed it by."""
+    async with asyncio.timeout(8):
+        while b"omem=0" not in await server.call("CLIENT", "LIST", "TYPE", "pubsub"):
+            pass
+    async with Gateway(server.url) as bystander:
+        reader = await bystander.read("bob")
+        await reader.until((await bystander.publish("bob", note(0)))[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, event, inspect, text
+from structlog.testing import capture_logs
 
 import gateway.store.migrations
 from gateway.store import StoreError
@@ -93,6 +95,47 @@ async def test_many_gateways_that_start_at_once_make_the_tables_once(place: Plac
             assert database.state["state"] == "healthy"
 
     await asyncio.gather(*(start() for _ in range(4)))
+
+
+async def test_the_first_start_says_in_one_line_what_it_made(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("alembic").setLevel(logging.NOTSET)
+    with capture_logs() as lines, caplog.at_level(logging.INFO):
+        for _ in range(2):
+            async with place.database():
+                pass
+    assert [(line["event"], line["before"], line["now"]) for line in lines] == [
+        ("store.migrated", None, HEAD)
+    ]
+    assert not [record for record in caplog.records if record.name.startswith("alembic")]
+
+
+async def test_an_older_gateways_tables_get_what_is_new_and_keep_what_they_hold(
+    place: Place,
+) -> None:
+    def back(connection: Connection) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0001")
+        connection.execute(
+            text("INSERT INTO question_approvers (approver, question_id) VALUES ('a', 'q')")
+        )
+
+    def look(connection: Connection) -> tuple[int, int]:
+        counts = [
+            connection.scalar(text(f"SELECT count(*) FROM {name}")) or 0
+            for name in ("question_approvers", "api_requests")
+        ]
+        return counts[0], counts[1]
+
+    async with place.database() as database:
+        await database.write(back)
+    with capture_logs() as lines:
+        async with place.database() as database:
+            assert await database.read(look) == (1, 0)
+    assert [(line["before"], line["now"]) for line in lines] == [("0001", HEAD)]
 
 
 async def test_the_second_start_changes_nothing(place: Place) -> None:
