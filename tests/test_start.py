@@ -154,7 +154,7 @@ def test_test_runs_every_check(project: Project) -> None:
         "-m ruff format --check",
         "-m mypy --strict gateway sse",
         "lint_imports",
-        "-m pytest --numprocesses auto --dist loadfile --cov",
+        "-m pytest --numprocesses auto --max-worker-restart 0 --dist loadfile --cov",
         "--fail-under=90",
         "--fail-under=100",
     ):

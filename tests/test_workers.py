@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,21 +15,35 @@ from gateway.workers import Supervisor, port_problem
 from tests.processes import Running, free_port, get, run_gateway, taken_port
 
 REDIS = {"REDIS_URL": "redis://127.0.0.1:1"}
-# Stand-ins for a worker: each says its number and process id, and waits to be told. A shell that is
-# told just before it waits only notices afterwards, so it never waits for long.
-PATIENT = (
-    'trap "exit 0" TERM INT; echo $GATEWAY_WORKER $$ >>"$FIFO"; '
-    'while :; do read -t 0.05 x <>"$NEVER"; done'
-)
+# A stand-in for a worker: it says its number and process id and waits to be told. Told to hang up
+# it says so, told to end it ends with the code it was given. Signals wait until it asks for them,
+# so none comes at a bad moment. (No shell: bash can lose one that comes while it runs a trap.)
+STAND_IN = """
+import os, signal, sys
+told = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+code, broken = sys.argv[1:]
+def say(number):
+    with open(os.environ["FIFO"], "a") as fifo:
+        fifo.write(f"{number} {os.getpid()}\\n")
+if os.environ["GATEWAY_WORKER"] == broken:
+    sys.exit(2)
+if code != "deaf":
+    signal.pthread_sigmask(signal.SIG_BLOCK, told)
+say(os.environ["GATEWAY_WORKER"])
+while code == "deaf":
+    signal.pause()
+while code != "gone" and signal.sigwait(told) == signal.SIGHUP:
+    say(0)
+sys.exit(0 if code == "gone" else int(code))
+"""
 
 
 class Stage:
     """A FIFO that stand-ins write to, and a supervisor that runs them."""
 
     def __init__(self, directory: Path) -> None:
-        self.fifo, self._never = directory / "fifo", directory / "never"
-        for file in (self.fifo, self._never):
-            os.mkfifo(file)
+        self.fifo = directory / "fifo"
+        os.mkfifo(self.fifo)
         self._end = os.open(self.fifo, os.O_RDWR | os.O_NONBLOCK)
         self._said = asyncio.StreamReader()
 
@@ -42,9 +57,14 @@ class Stage:
     def close(self) -> None:
         self._transport.close()
 
-    def supervisor(self, script: str, count: int, delay_seconds: float = 0.0) -> Supervisor:
-        environ = {"PATH": os.environ["PATH"], "FIFO": str(self.fifo), "NEVER": str(self._never)}
-        return Supervisor(("bash", "-c", script), environ, count, delay_seconds)
+    def supervisor(
+        self, count: int, delay_seconds: float = 0.0, *, code: str = "0", broken: int = 0
+    ) -> Supervisor:
+        """Stand-ins that end with `code` (`gone`: at once; `deaf`: when they are ended); the one
+        with the number `broken` can't start.
+        """
+        command = (sys.executable, "-S", "-c", STAND_IN, code, str(broken))
+        return Supervisor(command, {"FIFO": str(self.fifo)}, count, delay_seconds)
 
     async def said(self) -> tuple[int, int]:
         """Number and process id of the next stand-in that runs."""
@@ -61,7 +81,7 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
 
 
 async def test_each_process_knows_its_number_and_all_are_told(stage: Stage) -> None:
-    supervisor = stage.supervisor(PATIENT, 3)
+    supervisor = stage.supervisor(3)
     running = asyncio.ensure_future(supervisor.run())
     pids = dict([await stage.said() for _ in range(3)])
     assert sorted(pids) == [1, 2, 3]
@@ -74,7 +94,7 @@ async def test_each_process_knows_its_number_and_all_are_told(stage: Stage) -> N
 async def test_a_process_that_died_is_replaced(
     stage: Stage, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    supervisor = stage.supervisor(PATIENT, 1)
+    supervisor = stage.supervisor(1)
     running = asyncio.ensure_future(supervisor.run())
     _, first = await stage.said()
     os.kill(first, signal.SIGKILL)
@@ -87,7 +107,7 @@ async def test_a_process_that_died_is_replaced(
 
 
 async def test_a_stop_cuts_the_delay_before_a_restart(stage: Stage) -> None:
-    supervisor = stage.supervisor('echo $GATEWAY_WORKER $$ >>"$FIFO"', 1, delay_seconds=3600)
+    supervisor = stage.supervisor(1, delay_seconds=3600, code="gone")
     running = asyncio.ensure_future(supervisor.run())
     _, pid = await stage.said()
     while str(pid) in repr(supervisor):  # noqa: ASYNC110 - until it is seen to have ended
@@ -97,9 +117,7 @@ async def test_a_stop_cuts_the_delay_before_a_restart(stage: Stage) -> None:
 
 
 async def test_a_hangup_ends_nothing(stage: Stage) -> None:
-    supervisor = stage.supervisor(
-        PATIENT.replace("echo", 'trap "echo 0 $$ >>\\"$FIFO\\"" HUP; echo'), 1
-    )
+    supervisor = stage.supervisor(1)
     running = asyncio.ensure_future(supervisor.run())
     _, pid = await stage.said()
     supervisor.signal(signal.SIGHUP)
@@ -112,7 +130,7 @@ async def test_a_hangup_ends_nothing(stage: Stage) -> None:
 async def test_a_process_that_does_not_drain_shows_in_the_exit_code(
     stage: Stage, code: int, result: int
 ) -> None:
-    supervisor = stage.supervisor(PATIENT.replace("exit 0", f"exit {code}"), 2)
+    supervisor = stage.supervisor(2, code=str(code))
     running = asyncio.ensure_future(supervisor.run())
     for _ in range(2):
         await stage.said()
@@ -121,7 +139,7 @@ async def test_a_process_that_does_not_drain_shows_in_the_exit_code(
 
 
 async def test_a_process_told_before_it_listens_had_nothing_to_drain(stage: Stage) -> None:
-    supervisor = stage.supervisor(PATIENT.partition(";")[2], 1)
+    supervisor = stage.supervisor(1, code="deaf")
     running = asyncio.ensure_future(supervisor.run())
     await stage.said()
     supervisor.signal(signal.SIGTERM)
@@ -129,7 +147,7 @@ async def test_a_process_told_before_it_listens_had_nothing_to_drain(stage: Stag
 
 
 async def test_a_process_that_cannot_start_ends_them_all(stage: Stage) -> None:
-    supervisor = stage.supervisor(f"[ $GATEWAY_WORKER = 2 ] && exit 2; {PATIENT}", 3)
+    supervisor = stage.supervisor(3, broken=2)
     assert await asyncio.ensure_future(supervisor.run()) == 2
 
 
