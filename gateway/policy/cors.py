@@ -9,7 +9,9 @@ to a private network is granted to nobody.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final
+
+from gateway.settings import Settings
 
 Field = tuple[bytes, bytes]
 
@@ -36,25 +38,12 @@ _VARY_PREFLIGHT: Final = (
 _ANY: Final = ("*",)
 
 
-class CorsSettings(Protocol):
-    """The settings that decide; `cors_origins` may be `*` alone, for any without credentials."""
-
-    @property
-    def cors_origins(self) -> Sequence[str]: ...
-    @property
-    def cors_methods(self) -> Sequence[str]: ...
-    @property
-    def cors_headers(self) -> Sequence[str]: ...
-    @property
-    def cors_max_age(self) -> int: ...
-
-
 class Cors:
     """The answers by origin, made once."""
 
     __slots__ = ("_any", "_foreign", "_headers", "_lines", "_methods", "_origins", "_permission")
 
-    def __init__(self, settings: CorsSettings) -> None:
+    def __init__(self, settings: Settings) -> None:
         origins = tuple(settings.cors_origins)
         self._any = origins == _ANY
         self._origins = frozenset(() if self._any else (o.encode("ascii") for o in origins))

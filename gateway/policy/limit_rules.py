@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
 from gateway.policy.pending import Pending
+from gateway.settings_limits import LimitSettings, TierSettings
 from gateway.settings_values import RateLimit
 
 Scope = Literal["caller", "tenant"]
@@ -20,26 +21,13 @@ Key = int | str  # whose tokens: `s:<subject>`, `t:<tenant>`, or an address (`ad
 
 # For each bucket of a rule: whole tokens left, seconds until it is full again.
 Levels = Sequence[tuple[int, float]]
+# The figures of a rule as they are written; None where one was left out.
+Figures = TierSettings | LimitSettings
 
 # What `Buckets.look` says when it can't tell without a round trip.
 UNKNOWN: Final = -1.0
 
 _WINDOWS: Final = (("minute", 60), ("hour", 3600), ("day", 86_400))
-
-
-class Figures(Protocol):
-    """The figures of a rule as they are written; None where one was left out."""
-
-    @property
-    def per_second(self) -> float | None: ...
-    @property
-    def per_minute(self) -> int | None: ...
-    @property
-    def per_hour(self) -> int | None: ...
-    @property
-    def per_day(self) -> int | None: ...
-    @property
-    def burst(self) -> int | None: ...
 
 
 @dataclass(frozen=True, slots=True)
