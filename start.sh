@@ -3,7 +3,7 @@
 #
 #   ./start.sh                        the gateway, with the built-in demo when no service is configured
 #   ./start.sh server|check|routes …  a command of the gateway
-#   ./start.sh test [pytest args]     lint, types, import rules, tests
+#   ./start.sh test [pytest args]     lint, types, import rules, tests (the first time with a build of Temporal's server)
 #   ./start.sh bench [name …]         benchmarks
 #   ./start.sh setup                  set-up alone
 #
@@ -87,8 +87,19 @@ use_memory() {
     fi
 }
 
+# The Temporal server that tests run: found, or built once for this user. That takes minutes, which no test has.
+find_temporal() {
+    local program
+    if program="$("$python" -m gateway.jobs.devserver)" && [ -n "$program" ]; then
+        export TEMPORAL_CLI="$program"
+    else
+        printf 'start.sh: no temporal program: tests that need one are skipped\n' >&2
+    fi
+}
+
 run_tests() {
     use_memory
+    find_temporal
     local pure="gateway/edge/message.py,gateway/edge/headers.py,gateway/edge/reading.py,gateway/routing/table.py,gateway/routing/balance.py,sse/event.py,sse/ring.py,sse/publication.py,sse/idempotency.py"
     "$python" -m ruff check --quiet .
     "$python" -m ruff format --check --quiet . || fail "some files are not formatted: .venv/bin/ruff format ."

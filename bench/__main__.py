@@ -18,6 +18,7 @@ BENCHMARKS = {
     "sse-spread": True,
     "latency-streams": True,
     "questions": True,
+    "jobs": True,
     "backplane": True,
     "policies": True,
     "limits": True,

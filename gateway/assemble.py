@@ -20,6 +20,7 @@ from aiohttp import web
 from gateway import __version__
 from gateway.assemble_admin import RunningDesk
 from gateway.assemble_events import EventRoom
+from gateway.assemble_jobs import JobRoom, Surroundings, job_keys, listener_url, worker_token
 from gateway.assemble_policies import PolicyRoom
 from gateway.assemble_routing import ServiceRoom, head_limits
 from gateway.control.app import ControlState, build_app
@@ -47,12 +48,16 @@ from gateway.store import Database
 _FIXED: Final = (
     "host", "port", "tls_min_version", "workers", "redis_url", "backplane", "database_url",
     "state_dir", "rate_limit_keys", "trace_sample", "log_level", "log_format", "access_log",
+    "workflows", "temporal_address", "temporal_namespace", "temporal_task_queue", "temporal_tls",
+    "temporal_tls_ca", "temporal_tls_cert", "temporal_tls_key", "temporal_tls_server_name",
+    "temporal_api_key", "payload_keys", "gateway_url", "service_token", "worker_port",
     "heartbeat_seconds", "history_events", "history_seconds", "history_bytes", "drain_seconds",
 )  # fmt: skip
 # The bounds of MAX_REQUEST_LINE_BYTES, MAX_HEADERS_BYTES and MAX_HEADER_COUNT.
 _MOST_LINE_BYTES, _MOST_HEADER_BYTES, _MOST_HEADERS = 1 << 20, 1 << 24, 10_000
 MOUNTED = "gateway"  # the service label of what the gateway answers itself
 LAG_INTERVAL_SECONDS = 1.0
+LONGEST_WAIT_SECONDS = 320.0  # a long-poll for a question may take 300 (events.md)
 LAST_HANDSHAKE_SECONDS = 2.0  # for TLS clients taken out of the queue when a drain closes it
 
 
@@ -91,17 +96,29 @@ class Gateway:
         self._tracer = Tracer.open(settings.trace_sample, __version__)
         self._deadlines = Deadlines(time.monotonic, self._loop.call_later)
         self._database = Database(settings.database_url, settings.state_dir)
-        self._policies = PolicyRoom(settings, self._metrics, self._database)
+        keys = job_keys(settings)
+        self._policies = PolicyRoom(
+            settings, self._metrics, self._database, service_token=worker_token(settings, keys)
+        )
         self._services = ServiceRoom(
             settings, self._metrics, self._deadlines, _sticky_secret(settings)
         )
         self._room = EventRoom(settings, self._metrics, self._database, self._policies.revocations)
+        room = self._room
+        self._jobs = JobRoom(
+            settings,
+            keys,
+            Surroundings(room.hub, room.door, room.publish, self._database, room.questions),
+        )
+        room.on_decided(self._jobs.wake)
         self._context = self._build_context(console)
         self._policies.attach(self._context)
         self._policies.on_revoked = self._end_revoked
         self._room.attach(self._context)
+        self._jobs.attach(self._context)
         self._server = EdgeServer(self._context)
         self._asked = self._control_state()
+        self._jobs.attend(self._asked)
         self._control = web.AppRunner(
             build_app(self._asked),
             access_log=None,
@@ -160,6 +177,7 @@ class Gateway:
         self._lag = self._loop.create_task(sample_loop_lag(self._metrics, LAG_INTERVAL_SECONDS))
         self._state = "ready"
         host, port = self.address
+        self._jobs.start(listener_url(settings, host, port))
         for service in settings.services:
             self._log.info(
                 "service",
@@ -191,7 +209,9 @@ class Gateway:
                 await self._hurry.wait()
         await self._close_listeners()
         self._room.drain()
+        self._jobs.drain()
         await self._runner.cleanup()
+        await self._jobs.close()
         await self._room.close()
         await self._services.close()
         await self._control.cleanup()
@@ -250,6 +270,7 @@ class Gateway:
         self._policies.take(policies)
         self._services.reload(settings, upstream_tls, secret)
         self._settings = self._asked.settings = settings
+        self._jobs.take(settings)
         context = self._context
         context.settings, context.limits = settings, head_limits(settings)
         context.mounted.settings = _mounted_settings(settings)
@@ -331,7 +352,9 @@ class Gateway:
             started_wall=self._started_wall,
             tickets=self._room.door.tickets,
             questions=self._room.questions,
-            dependencies=lambda: self._room.dependencies | self._policies.dependencies,
+            dependencies=lambda: (
+                self._room.dependencies | self._policies.dependencies | self._jobs.dependencies
+            ),
             desk=self._desk(),
             nothing_here=lambda: nothing_here(self._context),
         )
@@ -394,6 +417,7 @@ def _mounted_settings(settings: Settings) -> ServiceSettings:
         aliases=(),
         endpoints=(EndpointUrl("http", "gateway", 80, ""),),
         upgrades=(),
+        head_timeout=LONGEST_WAIT_SECONDS,
         max_body_bytes=settings.max_body_bytes,
         breaker=None,  # an answer of the gateway's own says nothing about a back end
         outlier=None,

@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from gateway.assemble_questions import PreparedQuestions, QuestionRoom
 from gateway.edge.context import EVENTS_ROUTE, EdgeContext
 from gateway.edge.events import EventsDoor
+from gateway.edge.job_streams import JOB_STREAM_ROUTES, JobStreamRequest
 from gateway.edge.publishing import Publication
 from gateway.edge.streaming import DoorStream, StreamRequest
 from gateway.observe.metrics import Metrics
@@ -98,7 +99,15 @@ class EventRoom:
             context.local[EVENTS_ROUTE, method] = lambda exchange: StreamRequest(
                 self.door, exchange
             )
+            for route in JOB_STREAM_ROUTES:
+                context.local[route, method] = lambda exchange: JobStreamRequest(
+                    self.door, exchange
+                )
         context.local[EVENTS_ROUTE, b"POST"] = lambda exchange: Publication(self.door, exchange)
+
+    def on_decided(self, tell: Callable[[], None]) -> None:
+        """`tell` is called when a question was decided, besides who sends callbacks."""
+        self._questions.on_due = tell
 
     def prepare(self, settings: Settings) -> PreparedEvents:
         """What new settings say; nothing changes. Raises SettingsError."""

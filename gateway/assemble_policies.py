@@ -83,11 +83,13 @@ class PolicyRoom:
         metrics: Metrics,
         database: Database,
         *,
+        service_token: str | None = None,
         on_revoked: Callable[[], None] = lambda: None,
     ) -> None:
-        """Needs a running event loop. `on_revoked` is called when credentials were revoked. Raises
-        SettingsError for keys that can't be used.
+        """Needs a running event loop. `service_token` is what workers of jobs show. `on_revoked` is
+        called when credentials were revoked. Raises SettingsError for keys that can't be used.
         """
+        self._service_token = service_token
         self._log = structlog.get_logger("gateway.policy")
         self._context: EdgeContext | None = None
         self._buckets, self._leases = _buckets(settings)
@@ -163,7 +165,13 @@ class PolicyRoom:
             old = before.settings
             if all(getattr(settings, name) == getattr(old, name) for name in _AUTHENTICATED_BY):
                 return before.authenticator
-        return Authenticator(settings, keys=keys, jwks=jwks, revocations=self.revocations)
+        return Authenticator(
+            settings,
+            keys=keys,
+            jwks=jwks,
+            revocations=self.revocations,
+            service_token=self._service_token,
+        )
 
     def take(self, new: Prepared) -> None:
         """Go on with what was prepared."""

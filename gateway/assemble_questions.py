@@ -62,6 +62,7 @@ class QuestionRoom:
     ) -> None:
         """Needs a running event loop. The database is opened here and closed by its owner."""
         self._database = database
+        self.on_due: Callable[[], None] = lambda: None  # what else is told of decisions
         self._store = StoredQuestions(
             self._database,
             time.time,
@@ -84,7 +85,7 @@ class QuestionRoom:
             time.time,
             structlog.get_logger("gateway.questions"),
             callbacks=bool(settings.webhook_secret),
-            delivery_due=self._worker.wake,
+            delivery_due=self._due,
         )
         self.take(self.prepare(settings))
         self._opening: asyncio.Task[None] | None = None
@@ -98,6 +99,10 @@ class QuestionRoom:
 
     def __repr__(self) -> str:
         return f"<QuestionRoom {self._database!r} {self.questions!r}>"
+
+    def _due(self) -> None:
+        self._worker.wake()
+        self.on_due()
 
     @property
     def state(self) -> dict[str, object]:

@@ -1,8 +1,8 @@
-"""The command line: `gateway [server]`, `gateway check`, `gateway routes`, `gateway token`,
-`gateway key new`.
+"""The command line: `gateway [server]`, `gateway worker`, `gateway check`, `gateway routes`,
+`gateway token`, `gateway key new`.
 
 What is said of routes is in `cli_routes`, keys in `cli_keys`. The exit codes are in `exits`. What
-runs a server is in `serve`, several of them in `workers`.
+runs a server is in `serve`, several of them in `workers`, a worker of jobs in `serve_worker`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from pathlib import Path
 from gateway import __version__, cli_keys
 from gateway.exits import EXIT_CANNOT_START, EXIT_DONE, EXIT_STOPPED_AT_ONCE, EXIT_WRONG
 from gateway.settings import ServiceSettings, Settings, SettingsError, environment, file_of, load
+from gateway.settings_jobs import EMBEDDED
 from gateway.settings_limits import AbuseSettings
 
 TOKEN_SECONDS = 3600
 
 _USAGE = """\
 gateway [server] [--demo] [--config FILE]
+       gateway worker [--task-queue NAME ...] [--config FILE]
        gateway check [--config FILE]
        gateway routes [--config FILE] [METHOD PATH] [--header NAME:VALUE ...]
        gateway token --sub SUBJECT [options; gateway token --help]
@@ -29,6 +31,7 @@ gateway [server] [--demo] [--config FILE]
 _COMMANDS = """\
 commands:
   server   run the gateway (the default); --demo adds a small demo service when none is configured
+  worker   do the jobs of a gateway, from Temporal's queues: all that the settings name, or NAMEs
   check    read the settings and say what would run
   routes   which paths lead where, or where METHOD PATH would lead and what it would meet, whoever
            asks: credentials in --header are not looked at
@@ -76,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("request", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--demo", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--config", type=Path, metavar="FILE", help=argparse.SUPPRESS)
+    parser.add_argument("--task-queue", action="append", default=[], help=argparse.SUPPRESS)
     parser.add_argument(
         "--header", type=_field, action="append", default=[], help=argparse.SUPPRESS
     )
@@ -147,6 +151,17 @@ def _server(options: argparse.Namespace) -> int:
         return EXIT_CANNOT_START
 
 
+def _worker(options: argparse.Namespace) -> int:
+    """Do jobs until a signal ends it."""
+    from gateway.jobs.needs import needed
+
+    settings = load(environment(), options.config)
+    needed(settings)
+    from gateway.serve_worker import run
+
+    return run(settings, options.task_queue)
+
+
 def _arguments_again(options: argparse.Namespace) -> list[str]:
     arguments = ["server"]
     if options.demo:
@@ -194,6 +209,7 @@ def _summary(settings: Settings) -> list[str]:
         f"redis       {'none' if settings.redis_url is None else f'set, {settings.backplane}'}",
         f"database    {_database(settings)}",
         f"requests    {_kept(settings)}",
+        f"jobs        {_jobs(settings)}",
         *(f"service     {_service_line(service)}" for service in settings.services),
         *([] if settings.services else ["service     none"]),
         *check_lines(settings),
@@ -231,6 +247,23 @@ def _kept(settings: Settings) -> str:
     return f"a row of each in the database, for {settings.request_log_days} days"
 
 
+def _jobs(settings: Settings) -> str:
+    """Where they are kept, and what else they need."""
+    from gateway.jobs.needs import missing_for_jobs, queues_of
+
+    missing = missing_for_jobs(settings)
+    if missing is not None:
+        return f"off: {missing} is not set"
+    queues = queues_of(settings)
+    said = (
+        f"namespace {settings.temporal_namespace}, "
+        f"{'queue' if len(queues) == 1 else 'queues'} {', '.join(queues)}"
+    )
+    if settings.temporal_address == EMBEDDED:
+        return f"embedded: the gateway runs Temporal and its worker; {said}"
+    return f"at Temporal {settings.temporal_address}, {said}; needs a worker (gateway worker)"
+
+
 def _tokens(settings: Settings) -> tuple[str, list[str]]:
     """How callers are known, and what is doubtful about that; SettingsError for a bad key."""
     signed = settings.jwt_secret or settings.jwt_public_key or settings.jwks_url
@@ -256,8 +289,11 @@ def _tokens(settings: Settings) -> tuple[str, list[str]]:
 
 def _service_line(service: ServiceSettings) -> str:
     names = ", ".join(service.aliases)
-    hidden = "" if service.exposed else " (not under /api/v1/)"
-    return f"{names}{hidden}: {', '.join(str(endpoint) for endpoint in service.endpoints)}"
+    notes = [] if service.exposed else ["not under /api/v1/"]
+    if service.durable:
+        notes.append("requests may become jobs")
+    noted = f" ({', '.join(notes)})" if notes else ""
+    return f"{names}{noted}: {', '.join(str(endpoint) for endpoint in service.endpoints)}"
 
 
 def _authority(host: str, port: int) -> str:
@@ -318,6 +354,7 @@ def _say(*lines: str) -> None:
 
 _COMMAND: dict[str, Callable[[argparse.Namespace], int]] = {
     "server": _server,
+    "worker": _worker,
     "check": _check,
     "routes": _routes,
     "token": _token,

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from gateway.jobs.needs import missing_for_jobs
 from gateway.routing.matching import Matching
-from gateway.routing.routes import OPEN_LINE
+from gateway.routing.routes import OPEN_LINE, durable_of
 from gateway.routing.table import BadTarget, MethodNotAllowed, RouteTable, split_target
 from gateway.settings import ServiceSettings, Settings
 from gateway.settings_limits import LimitSettings, TierSettings
@@ -78,6 +79,12 @@ def check_lines(settings: Settings) -> list[str]:
         for service in settings.services
         if not service.exposed and service.name not in led
     ]
+    if missing_for_jobs(settings) is not None:
+        lines += [
+            f"warning     {row.where} is always durable, and jobs are off: it is answered 503"
+            for row in settings.routes
+            if row.durable == "always"
+        ]
     return lines
 
 
@@ -93,11 +100,13 @@ def table_lines(settings: Settings) -> list[str]:
         methods = ", ".join(row.methods) if row.methods else "ANY"
         asks = "".join(f"  {each}" for each in _conditions(row))
         endpoints = ", ".join(map(str, services[row.service].endpoints))
-        lines.append(f"{methods}  {row.pattern}{asks}  {row.service}: {endpoints}  ({row.where})")
+        leads = f"{row.service}: {endpoints}{_durable(row, services[row.service])}"
+        lines.append(f"{methods}  {row.pattern}{asks}  {leads}  ({row.where})")
     for service in settings.services:
         if service.exposed:
             paths = ", ".join(f"/api/v1/{alias}/…" for alias in service.aliases)
-            lines.append(f"ANY  {paths}  {', '.join(map(str, service.endpoints))}")
+            endpoints = ", ".join(map(str, service.endpoints))
+            lines.append(f"ANY  {paths}  {endpoints}{_durable(None, service)}")
     return lines
 
 
@@ -144,6 +153,12 @@ def _table(settings: Settings) -> RouteTable[_Leads]:
     return RouteTable(rows, exposed, PATHS)
 
 
+def _durable(row: RouteSettings | None, service: ServiceSettings) -> str:
+    """Whether requests may become jobs, or always do."""
+    said = durable_of(row, service)
+    return "" if said is None else f"  durable={said}"
+
+
 def _order(row: RouteSettings) -> tuple[object, ...]:
     matching = Matching.of(row)
     return (row.pattern.order, str(row.pattern), matching.order)
@@ -187,6 +202,10 @@ def _policies(settings: Settings, leads: _Leads, path: bytes) -> list[str]:
         if retries is None
         else f"retries   {retries.attempts} tries in all, after {', '.join(sorted(retries.on))}"
     )
+    durable = durable_of(leads.row, service)
+    if durable is not None:
+        off = "" if missing_for_jobs(settings) is None else ", but jobs are off"
+        lines.append(f"durable   {durable}{off}")
     if row.hedge_after is not None:
         lines.append(f"hedge     after {row.hedge_after:g} s")
     lines.append(f"timeouts  {_timeouts(service, row)}")

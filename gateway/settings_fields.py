@@ -27,6 +27,7 @@ _EVERYWHERE: Final = (
 _NEVER_IN_REQUESTS: Final = frozenset((
     *_EVERYWHERE, "host", "expect", "http2-settings", "forwarded", "x-real-ip", "via",
     "x-correlation-id", "traceparent", "tracestate", "x-user-id", "x-tenant-id", "x-user-tier",
+    "x-on-behalf-of",
 ))  # fmt: skip
 _NEVER_IN_RESPONSES: Final = frozenset((
     *_EVERYWHERE, "date", "alt-svc", "ratelimit", "ratelimit-policy",

@@ -41,12 +41,18 @@ class FileValues:
     tiers: dict[str, Table] = field(default_factory=dict)
     limits: list[Table] = field(default_factory=list)
     abuse: Table = field(default_factory=dict)
+    workflows: dict[str, Table] = field(default_factory=dict)
     routes: list[Table] = field(default_factory=list)
 
     def absorb(self, other: FileValues) -> None:
         """Take what `other` says; it wins key by key, rows add up."""
         self.top.update(other.top)
-        for mine, theirs in ((self.services, other.services), (self.tiers, other.tiers)):
+        pairs = (
+            (self.services, other.services),
+            (self.tiers, other.tiers),
+            (self.workflows, other.workflows),
+        )
+        for mine, theirs in pairs:
             for name, keys in theirs.items():
                 mine.setdefault(name, {}).update(keys)
         self.forward.update(other.forward)
@@ -169,6 +175,8 @@ def _own_values(document: _Document) -> FileValues:
             values.services = document.tables(key, "services.orders")
         elif key == "tiers":
             values.tiers = document.tables(key, "tiers.free")
+        elif key == "workflows":
+            values.workflows = document.tables(key, "workflows.async_request_workflow")
         elif key == "questions":
             about = document.tables(key, "questions.forward")
             values.forward = about.pop("forward", {})

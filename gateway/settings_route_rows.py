@@ -50,7 +50,8 @@ class RouteSettings:
     """One row. Durations in seconds, sizes in bytes; None: the service's own or the default.
 
     `methods` None: any. `auth` is `none`, `optional`, `required` or `scope:a,b`. `query`: the keys
-    whose values a record may show.
+    whose values a record may show. `durable`: which requests become jobs (None: as the service
+    has it): none, those that prefer `respond-async`, or all.
     """
 
     name: str
@@ -74,3 +75,4 @@ class RouteSettings:
     response_headers: HeaderChanges = HeaderChanges()
     agents: Literal["allow", "refuse"] | LimitSettings = "allow"
     query: tuple[str, ...] = ()
+    durable: Literal["off", "allowed", "always"] | None = None

@@ -27,6 +27,7 @@ from gateway.settings_route_rows import HeaderChanges, HeaderCondition, RetrySet
 from gateway.settings_services import OWN_PATH_NAMES, ServiceSettings, auth_rule, canonical
 from gateway.settings_values import (
     Reader,
+    SettingsError,
     Value,
     seconds,
     size_bytes,
@@ -249,6 +250,15 @@ def _table(value: Value, expected: str) -> dict[str, Value]:
     return {key: item for key, item in value.raw.items() if key}
 
 
+def _durable(value: Value) -> Literal["off", "allowed", "always"]:
+    if value.raw == "always":
+        return "always"
+    try:
+        return "allowed" if value.raw == "allowed" or switch(value) else "off"
+    except SettingsError:
+        raise value.wrong("true, false or always") from None
+
+
 def _service(value: Value) -> str:
     return canonical(text(value))
 
@@ -275,6 +285,7 @@ _READERS: Final[Mapping[str, Reader]] = {
     "request_headers": request_changes,
     "response_headers": response_changes,
     "query": words,
+    "durable": _durable,
 }
 # Read with the row's path or name at hand.
 _LATER: Final = ("rewrite", "strip_prefix", "limits", "agents")
@@ -285,6 +296,7 @@ _OWN_PATTERNS: Final = tuple(
     parse_pattern(path)
     for path in (
         "/health/*", "/metrics/*", "/openapi.json", "/approvals/*", "/admin/*",
-        "/api/workflows/*", *(f"/api/v1/{name}/*" for name in sorted(OWN_PATH_NAMES)),
+        "/api/workflows/*", "/internal/jobs/*",
+        *(f"/api/v1/{name}/*" for name in sorted(OWN_PATH_NAMES)),
     )
 )  # fmt: skip

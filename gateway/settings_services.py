@@ -86,7 +86,8 @@ class ServiceSettings:
 
     Time-outs are seconds; `max_connections` counts upstream connections per endpoint, `queue`
     requests that wait for one. `max_requests`: those under way at once, None: any number. `auth`:
-    the rule of its own for `/api/v1/{service}/…`, None: AUTH_DEFAULT.
+    the rule of its own for `/api/v1/{service}/…`, None: AUTH_DEFAULT. `durable`: whether requests
+    that prefer `respond-async` become jobs.
     """
 
     name: str
@@ -105,6 +106,7 @@ class ServiceSettings:
     queue_timeout: float = 5.0
     pass_authorization: bool = True
     auth: str | None = None
+    durable: bool = False
     balance: BalanceSettings = field(default_factory=BalanceSettings)
     breaker: BreakerSettings | None = field(default_factory=BreakerSettings)
     outlier: OutlierSettings | None = field(default_factory=OutlierSettings)
@@ -267,6 +269,7 @@ _KEYS: Mapping[str, Reader] = {
     "queue_timeout": seconds(),
     "pass_authorization": switch,
     "auth": auth_rule,
+    "durable": switch,
 }
 
 

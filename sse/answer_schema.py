@@ -4,9 +4,10 @@ JSON Schema 2020-12 (draft-bhutton-json-schema-01 and -validation-01) by jsonsch
 asker's schema could do to everybody else taken away:
 
 - nothing is ever fetched: a `$ref` stays within the schema, else the schema is refused;
-- patterns run in RE2, whose time grows with the text alone; what it can't compile is refused;
+- patterns run in RE2, within bounds of their own (`schema_patterns`);
 - sizes, depth and the number of subschemas are bounded, and one check of an answer takes at most
-  so many steps (references can double the work at each level of a small schema);
+  so many steps: references can double the work at each level of a small schema, and what is said
+  of a large value repeats it;
 - `format` is an annotation, as the draft has it.
 
 The schema itself is checked here and not by its metaschema: that takes 2 ms for each subschema, so
@@ -18,11 +19,9 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import lru_cache
 from typing import Any, Final, Protocol
 
 import orjson
-import re2
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
@@ -30,6 +29,7 @@ from referencing import Registry
 from referencing.exceptions import NoSuchResource, Unresolvable
 from referencing.jsonschema import DRAFT202012
 
+from sse.schema_patterns import bad_patterns, regex, search_steps
 from sse.schema_quick import quick
 from sse.schema_shape import Fault, SubSchema, child, walk
 
@@ -45,7 +45,9 @@ MAX_KEPT: Final = 256
 # A schema that refers to itself without end shows that with any value.
 TRIAL_STEPS: Final = 2_000
 _TRIALS: Final[tuple[object, ...]] = (None, True, 0, "", [], {})
-_MAX_PATTERNS: Final = 4096
+# What takes a step, 5 us: values that are compared or looked through, characters that are told.
+_VALUES_A_STEP: Final = 8
+_CHARACTERS_A_STEP: Final = 2000
 _MESSAGE_CHARACTERS: Final = 200
 # Keywords that look at each item or member of the value themselves.
 _GOING_THROUGH: Final = frozenset(
@@ -201,9 +203,9 @@ class _Steps:
     def keywords(self) -> dict[str, Keyword]:
         """Every keyword of the draft, counted; those with patterns or a square of steps ours."""
         mine: dict[str, Keyword] = {
-            "additionalProperties": _additional_properties,
-            "pattern": _pattern,
-            "patternProperties": _pattern_properties,
+            "additionalProperties": self._additional_properties,
+            "pattern": self._pattern,
+            "patternProperties": self._pattern_properties,
             "uniqueItems": _unique_items,
         }
         known: dict[str, Keyword] = dict(Draft202012Validator.VALIDATORS)
@@ -212,65 +214,62 @@ class _Steps:
     def _counted(self, name: str, call: Keyword) -> Keyword:
         goes_through = name in _GOING_THROUGH
         least = _REFERENCE_STEPS if name in ("$ref", "$dynamicRef") else 1
+        compares = {"enum": 0, "const": 0, "uniqueItems": 1}.get(name)
 
         def counted(
             validator: Any, rule: Any, value: Any, schema: Mapping[str, Any]
-        ) -> Iterable[ValidationError] | None:
+        ) -> Iterator[ValidationError]:
             steps = least
             if type(rule) in (list, dict):
                 steps += len(rule)
             if goes_through and type(value) in (list, dict):
                 steps += len(value)
+            if compares is not None:
+                steps += _count((rule, value)[compares], self.left) // _VALUES_A_STEP
             self.spend(steps)
-            return call(validator, rule, value, schema)
+            for error in call(validator, rule, value, schema) or ():
+                # It repeats the value, however large that is.
+                self.spend(len(error.message) // _CHARACTERS_A_STEP)
+                yield error
 
         return counted
 
+    # Keywords of our own
 
-# Keywords of our own
+    def _found(self, pattern: str, text: str) -> bool:
+        self.spend(search_steps(pattern, text))
+        return regex(pattern).search(text) is not None
 
+    def _pattern(
+        self, validator: Any, rule: str, value: Any, _schema: Mapping[str, Any]
+    ) -> Iterator[ValidationError]:
+        if isinstance(value, str) and not self._found(rule, value):
+            yield ValidationError(f"does not match the pattern {rule}")
 
-@lru_cache(maxsize=_MAX_PATTERNS)
-def regex(pattern: str) -> Any:
-    """A pattern of a schema, which is not anchored; raises re2.error for what is not linear."""
-    options = re2.Options()
-    options.log_errors = False
-    return re2.compile(pattern, options)
+    def _pattern_properties(
+        self, validator: Any, rule: Mapping[str, Any], value: Any, _schema: Mapping[str, Any]
+    ) -> Iterator[ValidationError]:
+        if not isinstance(value, dict):
+            return
+        for pattern, schema in rule.items():
+            for name, member in value.items():
+                if self._found(pattern, name):
+                    yield from validator.descend(member, schema, path=name, schema_path=pattern)
 
-
-def _pattern(
-    validator: Any, rule: str, value: Any, _schema: Mapping[str, Any]
-) -> Iterator[ValidationError]:
-    if isinstance(value, str) and regex(rule).search(value) is None:
-        yield ValidationError(f"does not match the pattern {rule}")
-
-
-def _pattern_properties(
-    validator: Any, rule: Mapping[str, Any], value: Any, _schema: Mapping[str, Any]
-) -> Iterator[ValidationError]:
-    if not isinstance(value, dict):
-        return
-    for pattern, schema in rule.items():
-        matches = regex(pattern).search
+    def _additional_properties(
+        self, validator: Any, rule: Any, value: Any, schema: Mapping[str, Any]
+    ) -> Iterator[ValidationError]:
+        if not isinstance(value, dict):
+            return
+        named, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
         for name, member in value.items():
-            if matches(name) is not None:
-                yield from validator.descend(member, schema, path=name, schema_path=pattern)
-
-
-def _additional_properties(
-    validator: Any, rule: Any, value: Any, schema: Mapping[str, Any]
-) -> Iterator[ValidationError]:
-    if not isinstance(value, dict):
-        return
-    named = schema.get("properties", {})
-    patterns = [regex(pattern) for pattern in schema.get("patternProperties", {})]
-    for name, member in value.items():
-        if name in named or any(each.search(name) is not None for each in patterns):
-            continue
-        if rule is False:
-            yield ValidationError("is not among the members that the schema names", path=(name,))
-        else:
-            yield from validator.descend(member, rule, path=name)
+            if name in named or any(self._found(each, name) for each in patterns):
+                continue
+            if rule is False:
+                text = "is not among the members that the schema names"
+                yield ValidationError(text, path=(name,))
+            else:
+                yield from validator.descend(member, rule, path=name)
 
 
 def _unique_items(
@@ -292,6 +291,21 @@ def _frozen(value: Any) -> object:
     return value
 
 
+def _count(value: Any, steps: int) -> int:
+    """The number of values in a JSON value; what is beyond the steps that are left is not looked
+    at.
+    """
+    count, waiting, most = 0, [value], (steps + 1) * _VALUES_A_STEP
+    while waiting and count <= most:
+        each = waiting.pop()
+        count += 1
+        if type(each) is list:
+            waiting += each
+        elif type(each) is dict:
+            waiting += each.values()
+    return count
+
+
 # Reading a schema
 
 
@@ -299,7 +313,7 @@ def examine(schema: object) -> None:
     """Raises BadSchema for what is no schema of the draft, or none that is taken here."""
     subschemas, faults = walk(schema)
     if not faults:
-        faults = [*_bad_references(schema, subschemas), *_bad_patterns(subschemas)]
+        faults = [*_bad_references(schema, subschemas), *bad_patterns(subschemas)]
     if not faults:
         evaluating = [each for each in subschemas if "unevaluatedProperties" in each.members]
         if evaluating and any("patternProperties" in each.members for each in subschemas):
@@ -329,23 +343,6 @@ def _bad_references(schema: object, subschemas: Iterable[SubSchema]) -> Iterator
                 continue
             if not any(found is known.value for known in subschemas):
                 yield at, "Refers to something that is not a schema, or not where schemas stand."
-
-
-def _bad_patterns(subschemas: Iterable[SubSchema]) -> Iterator[Fault]:
-    for each in subschemas:
-        patterns = [
-            (name, child(each.pointer, "patternProperties", name))
-            for name in each.members.get("patternProperties", ())
-        ]
-        if "pattern" in each.members:
-            patterns.append((each.members["pattern"], child(each.pointer, "pattern")))
-        for pattern, at in patterns:
-            try:
-                regex(pattern)
-            except re2.error as error:
-                said = error.args[0] if error.args else b""
-                why = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
-                yield at, f"Is no pattern for RE2, which has no look-around or references: {why}"
 
 
 # Words

@@ -338,7 +338,7 @@ class Watching:
             for watched in some:
                 if (
                     watched.visited_at < before
-                    or self._hub.subscribers(watched.client_id) != watched.readers
+                    or max(1, self._hub.subscribers(watched.client_id)) != watched.readers
                 ) and self._watched.get(watched.client_id) is watched:
                     self._due[watched.client_id] = None
             await asyncio.sleep(0)

@@ -6,20 +6,23 @@ least recently used without readers first.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from sse.event import JOB_ENDS, JOB_PREFIX, JOB_STARTED, frame_type
 from sse.ring import EPOCH_ALPHABET, EPOCH_LENGTH, HistoryLimits, Ring
 
 if TYPE_CHECKING:
+    from sse.followers import Follower
     from sse.stream import EventStream, Lane
 
 
 class Round:
     """Some frames on their way to the readers that were there when it began, a slice a turn."""
 
-    __slots__ = ("at", "end", "frames", "made", "start", "streams")
+    __slots__ = ("at", "end", "ends", "frames", "made", "start", "streams")
 
     def __init__(self, channel: Channel, most_bytes: int) -> None:
         """What is new, at most `most_bytes` unless a single frame is larger."""
@@ -29,6 +32,7 @@ class Round:
         self.end = self.start + len(self.frames) - 1
         self.streams = tuple(channel.streams)
         self.at = 0  # the next of them
+        self.ends = self.start <= channel.final <= self.end  # a job's last event is among them
         self.made: dict[Lane, tuple[bytes, int, int]] = {}  # wire bytes, size of events, count
 
     def __repr__(self) -> str:
@@ -53,6 +57,8 @@ class Round:
                 stream.sent_at = now
                 stream.write_live(chunk, size, count)
                 delivered += count
+            if self.ends:
+                stream.caught_up()
         return delivered
 
     def _make(self, lane: Lane) -> tuple[bytes, int, int]:
@@ -65,12 +71,19 @@ class Round:
 class Channel:
     """A client id: its history and its readers."""
 
-    __slots__ = ("busy", "client_id", "dirty", "flushed", "ready", "ring", "round", "streams")
+    __slots__ = (
+        "busy", "client_id", "dirty", "final", "flushed", "followers", "is_job", "looked_at",
+        "ready", "ring", "round", "streams",
+    )  # fmt: skip
 
     def __init__(self, client_id: str, ring: Ring) -> None:
         self.client_id = client_id
         self.ring = ring
         self.streams: list[EventStream] = []
+        self.followers: tuple[Follower, ...] = ()
+        self.is_job = client_id.startswith(JOB_PREFIX)
+        self.final = 0  # the number of the event that ended the job, while it is retained
+        self.looked_at = -math.inf  # when the job's status was last read, monotonic seconds
         self.flushed = ring.last  # the newest number that live readers were written
         self.dirty = False  # a flush is on its way
         self.round: Round | None = None  # one that is not through
@@ -79,6 +92,20 @@ class Channel:
 
     def __repr__(self) -> str:
         return f"<Channel {self.client_id} {self.ring!r} readers={len(self.streams)}>"
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether someone here wants its events."""
+        return bool(self.streams or self.followers)
+
+    def note(self, frame: bytes, sequence: int) -> None:
+        """See whether an event ends the job."""
+        if self.is_job:
+            kind = frame_type(frame)
+            if kind in JOB_ENDS:
+                self.final = sequence
+            elif kind == JOB_STARTED:
+                self.final = 0  # it was begun anew
 
     def add(self, stream: EventStream) -> None:
         """One more reader."""
@@ -140,7 +167,7 @@ class Channels:
     def used(self, channel: Channel) -> None:
         """It was published to, or a reader came or left: its time starts anew."""
         self._idle.pop(channel.client_id, None)
-        if not channel.streams:
+        if not channel.is_wanted:
             self._idle[channel.client_id] = self._clock()
 
     def add(self, channel: Channel, frame: bytes) -> None:
@@ -148,6 +175,7 @@ class Channels:
         ring = channel.ring
         before = ring.size_bytes
         ring.append(frame, self.limits)
+        channel.note(frame, ring.last)
         self.size_bytes += ring.size_bytes - before
         if self.size_bytes > self._most_bytes:
             self._make_room(channel)
@@ -159,6 +187,9 @@ class Channels:
     def exchange(self, channel: Channel, ring: Ring) -> Ring:
         """Give a channel another history; the old one."""
         before, channel.ring = channel.ring, ring
+        channel.final = 0
+        for sequence, frame in enumerate(ring.frames, ring.first):
+            channel.note(frame, sequence)
         self.size_bytes += ring.size_bytes - before.size_bytes
         return before
 

@@ -27,6 +27,24 @@ _RESERVED: Final = ("connection.", "stream.", "job.")
 _RESERVED_NAMES: Final = frozenset(("heartbeat", "question.resolved"))
 # Client ids of jobs begin so; they have more readers than a person has tabs.
 JOB_PREFIX: Final = "job:"
+# The id of a job: its owner's tag, then a UUID, or what an Idempotency-Key comes to.
+OPERATION_ID: Final = (
+    r"(?P<tag>[0-9a-f]{16})-"
+    r"(?:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{32})"
+)
+# Such a client id is a job's own: whose it is, its id tells; none but workers publish there.
+is_job_stream: Final = re.compile(JOB_PREFIX + OPERATION_ID).fullmatch
+# After one of the last three nothing comes of a job, unless it is begun anew.
+JOB_STARTED: Final = b"job.started"
+JOB_ENDS: Final = frozenset((b"job.completed", b"job.failed", b"job.cancelled"))
+# The types of the contract, which figures tell apart.
+KNOWN_TYPES: Final = frozenset(
+    (
+        *("run.start", "run.progress", "run.complete", "run.error", "node.complete", "node.error"),
+        *("question", "question.resolved", "job.snapshot", "job.started", "job.progress"),
+        *("job.step", "job.question", "job.completed", "job.failed", "job.cancelled"),
+    )
+)
 
 
 class BackplaneAwayError(Exception):
@@ -121,6 +139,11 @@ def frame_type(frame: bytes) -> bytes:
     """The type of an encoded frame."""
     start = frame.index(b"event: ") + 7
     return frame[start : frame.index(b"\n", start)]
+
+
+def frame_data(frame: bytes) -> bytes:
+    """The data of an encoded frame, its envelope left out."""
+    return frame[frame.index(b',"data":') + 8 : -3]
 
 
 def dumps(value: object) -> bytes:

@@ -13,18 +13,22 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from sse.channels import Channel, Channels, Round
 from sse.event import (
     JOB_PREFIX,
+    KNOWN_TYPES,
     NewEvent,
     Published,
     dumps,
     encode,
+    frame_data,
     timestamp,
     uuid7,
 )
+from sse.followers import Follower
+from sse.hub_roles import Backplane, QuestionSource
 from sse.pulse import Loop, Pulse
 from sse.ring import HistoryLimits, Ring
 from sse.stream import CLOSED, ENDING, WRITE_BYTES, EventStream, OpenQuestion
@@ -39,13 +43,6 @@ RETRY_LATER_MS: Final = (5000, 15000)
 SLICE: Final = 32
 # How fast a drain ends streams at most: 500 a second come back elsewhere without a storm.
 DRAIN_RATE: Final = 500.0
-_KNOWN_TYPES: Final = frozenset(
-    (
-        *("run.start", "run.progress", "run.complete", "run.error", "node.complete", "node.error"),
-        *("question", "question.resolved", "job.snapshot", "job.started", "job.progress"),
-        *("job.step", "job.question", "job.completed", "job.failed", "job.cancelled"),
-    )
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,29 +57,6 @@ class HubLimits:
     streams_per_job: int = 1000
     streams_per_address: int = 256
     streams: int = 18_000
-
-
-class Backplane(Protocol):
-    """What the hub asks of the connection to other gateways."""
-
-    def watch(self, client_id: str) -> None:
-        """There are readers here; leads to `Hub.replace` or `Hub.go_local`."""
-
-    def verify(self, client_id: str) -> None:
-        """A reader names what is not known here; leads to the same two."""
-
-    def unwatch(self, client_id: str) -> None:
-        """There are none any more."""
-
-
-class QuestionSource(Protocol):
-    """Where the open questions of a client id come from; `deliver` may be called at once."""
-
-    def open_for(
-        self, client_id: str, deliver: Callable[[list[OpenQuestion]], None], /
-    ) -> None: ...
-
-    def resent(self, question_id: str, client_id: str, user: str | None, /) -> None: ...
 
 
 class Hub:
@@ -105,6 +79,10 @@ class Hub:
         )
         self.backplane: Backplane | None = None
         self.questions: QuestionSource | None = None
+        # Told a job's id and the data of the event that ended it, perhaps more than once.
+        self.job_ended: Callable[[str, bytes], None] = lambda operation_id, data: None
+        # Told of a job whose readers have heard nothing for as long as a heartbeat takes.
+        self.job_silent: Callable[[Channel], None] = lambda channel: None
         self.half_closed: set[EventStream] = set()
         self.count = 0  # open streams
         self.asking = 0  # of those, how many wait for their open questions
@@ -140,7 +118,7 @@ class Hub:
         wall = self._wall()
         at = timestamp(wall)
         for event in events:
-            name = event.event_type if event.event_type in _KNOWN_TYPES else "other"
+            name = event.event_type if event.event_type in KNOWN_TYPES else "other"
             self.published[name] = self.published.get(name, 0) + 1
         return [encode(event, uuid7(wall, self._draw()), at) for event in events]
 
@@ -161,11 +139,20 @@ class Hub:
         elif dropped:
             self._save(channel, ring.first + dropped)
         self.channels.add(channel, frame)
+        if channel.final == ring.last:
+            self._tell_end(channel)
         if not channel.dirty:
             channel.dirty = True
             if not self._news:
                 self._loop.call_soon(self.flush)
             self._news.append(channel)
+
+    def _tell_end(self, channel: Channel) -> None:
+        frame = channel.ring.frames[channel.final - channel.ring.first]
+        try:
+            self.job_ended(channel.client_id.removeprefix(JOB_PREFIX), frame_data(frame))
+        except Exception as error:
+            self._tell(error)  # who publishes and who reads have no part in it
 
     def flush(self) -> None:
         """Write what is new to live readers, a slice a turn, so that ten thousand readers of one
@@ -261,10 +248,6 @@ class Hub:
         channel = self.channels.find(client_id)
         return [] if channel is None else [stream.user for stream in channel.streams]
 
-    def watched(self) -> list[str]:
-        """The client ids with readers here."""
-        return [channel.client_id for channel in self.channels if channel.streams]
-
     def refusal(self, client_id: str, address: str) -> str | None:
         """Why no further stream can be opened: `full`, `client`, `address`, or None."""
         limits = self.limits
@@ -281,6 +264,7 @@ class Hub:
     def join(self, stream: EventStream, client_id: str) -> None:
         """Open a stream, which `refusal` had nothing against; its transport's protocol it is."""
         channel = self.channels.get(client_id)
+        is_first = not channel.is_wanted
         channel.add(stream)
         self.channels.used(channel)
         stream.channel = channel
@@ -290,14 +274,40 @@ class Hub:
         self._by_address[stream.address] = self._by_address.get(stream.address, 0) + 1
         stream.sent_at = self.now()
         self._pulse.file(stream, self._due(stream))
-        if self.backplane is not None and len(channel.streams) == 1:
-            channel.ready = False
-            self.backplane.watch(client_id)
-        elif channel.ready:
+        if is_first:
+            self._begin_watching(channel)
+        if channel.ready:
             if self.backplane is not None and stream.is_ahead:
                 self.backplane.verify(client_id)  # another gateway may know what this one does not
             else:
                 stream.begin()
+
+    def follow(self, client_id: str) -> Follower:
+        """Have the history of a client id known here, until the follower is closed."""
+        channel = self.channels.get(client_id)
+        is_first = not channel.is_wanted
+        follower = Follower(self._unfollow, channel)
+        channel.followers += (follower,)
+        self.channels.used(channel)
+        if is_first:
+            self._begin_watching(channel)
+        if channel.ready:
+            follower.tell()
+        return follower
+
+    def _unfollow(self, channel: Channel, follower: Follower) -> None:
+        channel.followers = tuple(each for each in channel.followers if each is not follower)
+        self._end_watching(channel)
+
+    def _begin_watching(self, channel: Channel) -> None:
+        if self.backplane is not None:
+            channel.ready = False
+            self.backplane.watch(channel.client_id)
+
+    def _end_watching(self, channel: Channel) -> None:
+        self.channels.used(channel)
+        if self.backplane is not None and not channel.is_wanted:
+            self.backplane.unwatch(channel.client_id)
 
     def leave(self, stream: EventStream) -> None:
         """A stream's transport is gone."""
@@ -305,15 +315,13 @@ class Hub:
         if channel is None:
             return
         channel.remove(stream)
-        self.channels.used(channel)
         self.count -= 1
         left = self._by_address[stream.address] - 1
         if left:
             self._by_address[stream.address] = left
         else:
             del self._by_address[stream.address]
-        if self.backplane is not None and not channel.streams:
-            self.backplane.unwatch(channel.client_id)
+        self._end_watching(channel)
 
     # Time
 
@@ -370,6 +378,8 @@ class Hub:
         if now < self._due(stream):
             return self._due(stream)
         stream.heartbeat()
+        if stream.is_job and stream.channel is not None:
+            self.job_silent(stream.channel)
         return max(self._due(stream), now + self.limits.heartbeat_seconds / 2)
 
     def _every_tick(self) -> None:
@@ -383,7 +393,7 @@ class Hub:
     def deliver(self, client_id: str, epoch: str, first_seq: int, bodies: Sequence[bytes]) -> bool:
         """Events of another gateway, or our own come back; False: a gap, `replace` must heal it."""
         channel = self.channels.find(client_id)
-        if channel is None or not channel.streams:
+        if channel is None or not channel.is_wanted:
             return True  # nobody reads it here
         ring = channel.ring
         if not channel.ready or ring.epoch != epoch or first_seq > ring.last + 1:
@@ -412,6 +422,8 @@ class Hub:
         channel.flushed = ring.last
         for stream in tuple(channel.streams):
             stream.moved(lost)
+        if channel.final:
+            self._tell_end(channel)
         self._let_in(channel)
 
     def go_local(self, client_id: str) -> None:
@@ -422,6 +434,8 @@ class Hub:
 
     def _let_in(self, channel: Channel, *, alone: bool = False) -> None:
         channel.ready = True
+        for follower in channel.followers:
+            follower.tell()
         for stream in tuple(channel.streams):
             stream.begin(alone=alone)
 

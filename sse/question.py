@@ -35,6 +35,8 @@ MAX_SHOWN_BYTES: Final = MAX_DATA_BYTES - 512
 ANSWERER_SCOPE: Final = "questions:answer"
 ADMIN_SCOPE: Final = "admin"
 READER_SCOPE: Final = "events:read"
+# The gateway's own workers ask for jobs; what they asked is theirs to see and to withdraw.
+INTERNAL_SCOPE: Final = "internal"
 
 
 class Caller(Protocol):
@@ -90,7 +92,8 @@ class Question:
     Times are Unix microseconds (`ordinal`, which no two questions of a gateway share, so that lists
     have an order) or milliseconds. `asked_by` is None for a caller without a credential.
     `document` is the object that everyone is shown, without its status. `needed` is how many votes
-    decide. `default` is what answers when nobody did.
+    decide. `default` is what answers when nobody did. `job` is the operation id of the job that
+    waits for the decision.
     """
 
     question_id: str
@@ -108,6 +111,7 @@ class Question:
     options: tuple[str, ...] = ()
     reminders: tuple[float, ...] = ()
     callback_url: str | None = None
+    job: str | None = None
     context: Mapping[str, object] = field(default_factory=dict)
 
     @property
@@ -155,6 +159,7 @@ def from_document(document: bytes, asked_by: str | None, ordinal: int) -> Questi
             options=tuple(members.get("options") or ()),
             reminders=tuple(members.get("reminders") or ()),
             callback_url=members.get("callback_url"),
+            job=members.get("job"),
             context=context_of(members),
         )
     except (KeyError, TypeError) as error:
@@ -201,6 +206,7 @@ def may_see(caller: Caller, question: Question) -> bool:
         or is_approver(caller, question)
         or is_asker(caller, question)
         or caller.may(ANSWERER_SCOPE, ADMIN_SCOPE)
+        or is_worker(caller, question)
     )
 
 
@@ -220,13 +226,18 @@ def why_not_answer(caller: Caller, question: Question) -> str | None:
 
 
 def may_withdraw(caller: Caller, question: Question) -> bool:
-    """Whether a caller may withdraw a question: its asker or an administrator."""
-    return is_asker(caller, question) or caller.may(ADMIN_SCOPE)
+    """Whether a caller may withdraw a question: its asker, its job or an administrator."""
+    return is_asker(caller, question) or caller.may(ADMIN_SCOPE) or is_worker(caller, question)
 
 
 def is_asker(caller: Caller, question: Question) -> bool:
     """Whether the caller asked it; nobody without a credential did."""
     return caller.subject is not None and caller.subject == question.asked_by
+
+
+def is_worker(caller: Caller, question: Question) -> bool:
+    """Whether the caller is one of the gateway's own workers and the question a job's."""
+    return question.job is not None and caller.may(INTERNAL_SCOPE)
 
 
 def is_approver(caller: Caller, question: Question) -> bool:

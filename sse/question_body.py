@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from sse.answer_schema import MAX_FAULTS, AnswerSchemas, Anything, BadSchema, Checker, Options
-from sse.event import Refused, is_client_id, timestamp
+from sse.event import JOB_PREFIX, Refused, is_client_id, is_job_stream, timestamp
 from sse.question import (
     ALL,
     AT_LEAST,
@@ -100,9 +100,18 @@ class QuestionReader:
             reading.wrong(f"Can't be called: it {fault}.", "callback_url")
 
     def read(
-        self, body: object, asked_by: str | None, ordinal: int, client_id: str | None = None
+        self,
+        body: object,
+        asked_by: str | None,
+        ordinal: int,
+        client_id: str | None = None,
+        *,
+        internal: bool = False,
     ) -> NewQuestion:
         """The question. `ordinal` is now, Unix microseconds; `client_id`: published to it.
+
+        `internal`: it may be a job's (`job`); then the body says who asked, and nobody where it
+        does not: the worker that hands it in asks in somebody else's name.
 
         Raises Refused: UNPROCESSABLE with a pointer to each fault, BAD_REQUEST for what is nested
         too deep, PAYLOAD_TOO_LARGE for what is no event any more.
@@ -115,7 +124,7 @@ class QuestionReader:
             raise Refused("BAD_REQUEST", "The question is nested too deep.") from None
         reading = _Reading(body)
         given = reading.given
-        _look_at_names(reading)
+        _look_at_names(reading, internal=internal)
         now_ms = ordinal // 1000
         members: dict[str, Any] = {
             "question_id": _question_id(reading) or self._new_id(),
@@ -125,6 +134,12 @@ class QuestionReader:
             read = _PLAIN.get(name)
             if read is not None:
                 members[name] = read(reading, name)
+        if internal and "job" in given:
+            members["job"] = _job(reading)
+            asked_by = _name(reading, "asked_by") if "asked_by" in given else None
+        elif internal and "asked_by" in given:
+            reading.wrong("Stands without a job: it is for questions of jobs only.", "asked_by")
+        _look_at_jobs(reading, members)
         self._look_at_answers(reading, members)
         expires_ms = _expiry(reading, now_ms)
         _look_at_whole(reading, members, asked_by, (expires_ms - now_ms) / 1000)
@@ -198,6 +213,7 @@ def _question(
         options=tuple(members.get("options", ())),
         reminders=tuple(members.get("reminders", ())),
         callback_url=members.get("callback_url"),
+        job=members.get("job"),
         context=context_of(members),
     )
 
@@ -245,6 +261,13 @@ def _name(reading: _Reading, name: str) -> str:
 
 def _is_name(value: object) -> bool:
     return isinstance(value, str) and 1 <= len(value) <= MAX_NAME_CHARACTERS and value.isprintable()
+
+
+def _job(reading: _Reading) -> str:
+    given = reading.given.get("job")
+    if not (isinstance(given, str) and is_client_id(given)):
+        reading.wrong(f"A job's operation id is {_NAME_FORM}.", "job")
+    return str(given)
 
 
 def _flag(reading: _Reading, name: str) -> bool:
@@ -370,11 +393,20 @@ def _expiry_at(reading: _Reading, given: object, now_ms: int) -> int:
 # What depends on several members
 
 
-def _look_at_names(reading: _Reading) -> None:
+def _look_at_names(reading: _Reading, *, internal: bool) -> None:
     for name in reading.given:
-        if name not in _READERS and len(reading.faults) < MAX_FAULTS:
+        known = name in _READERS or (internal and name in _INTERNAL)
+        if not known and len(reading.faults) < MAX_FAULTS:
             shown = name if len(name) <= MAX_NAME_CHARACTERS else f"{name[:32]}…"
             reading.wrong("Is no member of a question.", shown)
+
+
+def _look_at_jobs(reading: _Reading, members: dict[str, Any]) -> None:
+    own = f"{JOB_PREFIX}{members.get('job')}"
+    for index, each in enumerate(members["client_ids"]):
+        if isinstance(each, str) and is_job_stream(each) and each != own:
+            text = "Is a job's stream, which shows that job's own questions only."
+            reading.wrong(text, "client_ids", index)
 
 
 def _look_at_whole(
@@ -414,3 +446,5 @@ _PLAIN: Final[Mapping[str, Callable[[_Reading, str], Any]]] = {
 _READERS: Final = frozenset(
     (*_PLAIN, "question_id", "client_ids", "schema", "default", "expires_at", "expires_in")
 )
+# For the gateway's own workers only; to everyone else they are no members.
+_INTERNAL: Final = frozenset(("job", "asked_by"))

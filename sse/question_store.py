@@ -7,14 +7,16 @@ durable when a method returns.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 from sse.answer import Deed, Details, Ending, Outcome, State
+from sse.event import Refused
 from sse.question import Question
 from sse.question_body import NewQuestion
 
+T = TypeVar("T")
 # Kinds of events that tell of a question.
 Kind = Literal["question", "reminder", "resolved"]
 
@@ -188,3 +190,14 @@ class QuestionStore(Protocol):
 
     async def purge(self, before_ms: int, most: int) -> int:
         """Forget questions that ended before; how many."""
+
+
+async def in_time(work: Awaitable[T]) -> T:
+    """What the store says, its troubles in a client's words."""
+    try:
+        return await work
+    except StoreSlowError:
+        raise Refused("TIMEOUT", "The database takes too long. Repeating this is safe.") from None
+    except StoreAwayError:
+        text = "The database is away, nothing was done. Repeating this is safe."
+        raise Refused("SERVICE_UNAVAILABLE", text) from None

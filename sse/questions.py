@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Literal, NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Final, Literal, NamedTuple
 
 import orjson
 
@@ -26,11 +26,13 @@ from sse.question import (
     ADMIN_SCOPE,
     ANSWERED,
     ANSWERER_SCOPE,
+    INTERNAL_SCOPE,
     OPEN,
     STATUSES,
     Caller,
     Question,
     is_asker,
+    is_worker,
     may_see,
     may_withdraw,
     why_not_answer,
@@ -49,11 +51,11 @@ from sse.question_store import (
     StoreAwayError,
     StoreSlowError,
     Wanted,
+    in_time,
 )
 from sse.question_sweep import QuestionSweep
 from sse.question_waiters import Waiters
 
-T = TypeVar("T")
 _What = Literal["delivered", "seen", "refused"]
 
 PAGE_SIZE: Final = 50
@@ -159,8 +161,8 @@ class Questions:
 
     async def ask(self, caller: Caller, body: object) -> tuple[AskedQuestion, bool]:
         """Ask; whether it is new. The same body under an id that exists is no new question."""
-        new = self._reader.read(body, caller.subject or None, self._ordinal())
-        asked = await _in_time(self._store.ask([new], together=False))
+        new = self._read(caller, body)
+        asked = await in_time(self._store.ask([new], together=False))
         question, found = new.question, asked.found
         if asked.taken or (found is not None and not may_see(caller, found.question)):
             raise _taken(question.question_id)
@@ -185,9 +187,7 @@ class Questions:
         news: list[NewQuestion] = []
         for index, data in enumerate(datas):
             try:
-                news.append(
-                    self._reader.read(data, caller.subject or None, self._ordinal(), client_id)
-                )
+                news.append(self._read(caller, data, client_id))
             except Refused as refused:
                 at = pointers[index] if pointers else ""
                 details = tuple((f"{at}{each}", text) for each, text in refused.details)
@@ -196,7 +196,7 @@ class Questions:
         for new in news:
             self._publisher_shows[new.question.question_id] = client_id
         try:
-            asked = await _in_time(self._store.ask(news, together=True))
+            asked = await in_time(self._store.ask(news, together=True))
         finally:
             for new in news:
                 self._publisher_shows.pop(new.question.question_id, None)
@@ -204,13 +204,17 @@ class Questions:
             raise _taken(asked.taken[0])
         return [AskedQuestion(new.question.question_id, new.question.shown(OPEN)) for new in news]
 
+    def _read(self, caller: Caller, body: object, client_id: str | None = None) -> NewQuestion:
+        who, internal = caller.subject or None, caller.may(INTERNAL_SCOPE)
+        return self._reader.read(body, who, self._ordinal(), client_id, internal=internal)
+
     def published(self, question_id: str, client_id: str, position: str) -> None:
         """The event of a question is out; `position` is its id."""
         self._events.published(question_id, client_id, position)
 
     async def retract(self, question_ids: Sequence[str]) -> None:
         """Forget questions whose publication failed, so that the same may be asked again."""
-        gone = await _in_time(self._store.forget(question_ids))
+        gone = await in_time(self._store.forget(question_ids))
         for question_id in gone:
             self._recent.forget(question_id)
         self._sweep.open_count -= len(gone)
@@ -293,7 +297,7 @@ class Questions:
             idempotency_key(key),
             names_question=via_client,
         )
-        outcome = await _in_time(self._store.decide(given))
+        outcome = await in_time(self._store.decide(given))
         if outcome.refused is not None:
             raise outcome.refused
         return Answered(outcome.body, outcome.replayed)
@@ -303,7 +307,7 @@ class Questions:
         question = await self._visible(caller, question_id)
         if not may_withdraw(caller, question):
             raise Refused("FORBIDDEN", "A question is withdrawn by its asker or an administrator.")
-        outcome: Outcome = await _in_time(self._store.decide(Withdrawal(question, caller.name)))
+        outcome: Outcome = await in_time(self._store.decide(Withdrawal(question, caller.name)))
         if outcome.refused is not None:
             raise outcome.refused
         return summary(question, outcome.state)
@@ -313,7 +317,7 @@ class Questions:
     async def get(self, caller: Caller, question_id: str) -> bytes:
         """One with its answer, votes and audit trail."""
         question = await self._visible(caller, question_id)
-        details = await _in_time(self._store.details(question_id))
+        details = await in_time(self._store.details(question_id))
         if details is None:
             raise unknown()
         self._see(caller, [question])
@@ -344,7 +348,7 @@ class Questions:
             client_id=client_id,
             before=None if page_token is None else place_of(page_token),
         )
-        found = await _in_time(self._store.page(wanted))
+        found = await in_time(self._store.page(wanted))
         page = found[:page_size]
         token = token_of(page[-1].question) if len(found) > page_size else None
         self._see(caller, [each.question for each in page])
@@ -409,7 +413,7 @@ class Questions:
         )
         if self._waiters.wait_for(question.question_id):
             self._waiters.wake(question.question_id, summary(question, state))
-        if question.callback_url is not None or state.status == ANSWERED:
+        if question.callback_url or question.job or state.status == ANSWERED:
             self._delivery_due()
 
     # Details
@@ -420,7 +424,7 @@ class Questions:
         """The question, if the caller may know of it; and if it is shown to `client_id`."""
         question = self._recent.get(question_id)
         if question is None and is_client_id(question_id):
-            kept = await _in_time(self._find(question_id))
+            kept = await in_time(self._find(question_id))
             if kept is not None:
                 question = kept.question
                 self._recent.add(question)
@@ -437,15 +441,16 @@ class Questions:
         return await self._lookups.ask(question_id)
 
     async def _look(self, question_id: str) -> Kept:
-        kept = await _in_time(self._find(question_id))
+        kept = await in_time(self._find(question_id))
         if kept is None:
             raise unknown()
         return kept
 
     def _see(self, caller: Caller, questions: Sequence[Question]) -> None:
-        """Who looked; the asker knows his own question."""
+        """Who looked; the asker knows his own question, and so does a job."""
         for question in questions:
-            if not is_asker(caller, question) and caller.name != question.asker:
+            itself = is_asker(caller, question) or is_worker(caller, question)
+            if not itself and caller.name != question.asker:
                 self._note(question.question_id, "seen", caller.name)
 
     async def _refuse(self, caller: Caller, question: Question, code: str) -> None:
@@ -480,17 +485,6 @@ class Questions:
 
     def _now_ms(self) -> int:
         return int(self._wall() * 1000)
-
-
-async def _in_time(work: Awaitable[T]) -> T:
-    """What the store says, its troubles in a client's words."""
-    try:
-        return await work
-    except StoreSlowError:
-        raise Refused("TIMEOUT", "The database takes too long. Repeating this is safe.") from None
-    except StoreAwayError:
-        text = "The database is away, nothing was done. Repeating this is safe."
-        raise Refused("SERVICE_UNAVAILABLE", text) from None
 
 
 def _taken(question_id: str) -> Refused:

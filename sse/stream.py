@@ -10,7 +10,7 @@ import asyncio
 import select
 from collections.abc import Sequence
 from enum import Enum
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from sse.event import NewEvent, frame_type
@@ -19,6 +19,7 @@ from sse.ring import Position
 if TYPE_CHECKING:
     from sse.channels import Channel
     from sse.hub import Hub
+    from sse.prefaces import Preface
 
 # What one write carries at most, unless a single frame is larger; so much can wait in a transport.
 WRITE_BYTES: Final = 65536
@@ -98,10 +99,10 @@ class EventStream(asyncio.Protocol):
     """One subscriber. The hub opens it, `end` or the client closes it; then `closed` is called."""
 
     __slots__ = (
-        "_asks", "_dropped_bytes", "_half_closed", "_hello", "_open", "_owed", "_paused", "_reason",
-        "_replay_from", "_state", "_unjudged", "address", "bytes_sent", "channel", "cursor",
-        "events_sent", "expires_at", "hub", "index", "lane", "sent_at", "shape", "transport",
-        "user",
+        "_asks", "_dropped_bytes", "_half_closed", "_hello", "_open", "_over", "_owed", "_paused",
+        "_preface", "_reason", "_replay_from", "_state", "_unjudged", "address", "bytes_sent",
+        "channel", "cursor", "events_sent", "expires_at", "hub", "index", "is_job", "lane",
+        "sent_at", "shape", "transport", "user",
     )  # fmt: skip
 
     def __init__(
@@ -116,14 +117,17 @@ class EventStream(asyncio.Protocol):
         user: str | None = None,
         expires_at: float | None = None,
         paused: bool = False,
+        preface: Preface | None = None,
     ) -> None:
         """`head` of the response goes in front of the first event. `expires_at`: when the
-        credential that opened it ends, monotonic seconds.
+        credential that opened it ends, monotonic seconds. With a `preface` it is a job's: that is
+        told first, and it ends with the job.
         """
         self.hub = hub
         self.transport = transport
         self.address = address  # the client's, for the limit of streams per address
-        self.shape = shape
+        self.shape = shape if preface is None else preface.shape(shape, last_event_id)
+        self.is_job = preface is not None
         self.user = user
         self.expires_at = expires_at
         self.channel: Channel | None = None
@@ -135,6 +139,8 @@ class EventStream(asyncio.Protocol):
         self.bytes_sent = 0  # of events, without the framing of the body
         self._state = PARKED
         self._hello: tuple[bytes, str | None] | None = (head, last_event_id)
+        self._preface = preface  # until it is sent
+        self._over = preface is not None and preface.over
         self._asks = False  # whether it waits for its open questions
         self._open: list[OpenQuestion] | None = None  # those still to be sent, the first one last
         self._unjudged: str | None = None  # an id that only the shared history can place
@@ -172,16 +178,23 @@ class EventStream(asyncio.Protocol):
         (head, last_event_id), self._hello = self._hello, None
         channel = self._channel
         ring = channel.ring
-        position = ring.locate(last_event_id, ahead=alone)
+        preface, self._preface = self._preface, None
+        locate = ring.locate if preface is None else partial(preface.locate, ring)
+        position = locate(last_event_id, ahead=alone)
         if alone and position.reset == "epoch":
             # This copy may be the old one: nothing of it is sent again, and it is judged later.
             self._unjudged = last_event_id
             position = Position(ring.last + 1, resumed=False)
         first = self.hub.established(channel, resumed=position.resumed)
         events = 1
+        if preface is not None:
+            # Who names no id goes on from here when it comes back, also if nothing more came.
+            place = b"" if last_event_id else b"id: %b\n" % preface.mark.encode()
+            first += place + self.hub.encode(preface.event)
+            events += 1
         if position.reset is not None:
             first += self._reset(position.reset, position.lost)
-            events = 2
+            events += 1
         frames = ring.since(position.cursor, ring.last, WRITE_BYTES - len(first))
         if len(first) + sum(map(len, frames)) > WRITE_BYTES:
             frames = ()  # a single large one goes by itself
@@ -243,6 +256,17 @@ class EventStream(asyncio.Protocol):
             else:
                 self._state = LIVE
                 self.lane = self.shape
+                self.caught_up()
+
+    def caught_up(self) -> None:
+        """It was sent all there is; where that is all there will be of its job, it ends."""
+        if self.is_job and (self._over or 0 < self._channel.final < self.cursor):
+            self.end("job_ended")
+
+    def tell_over(self, preface: Preface) -> None:
+        """Its job has ended without an event: what is known of that comes last."""
+        if self.is_job and self._state is LIVE:
+            self.end("job_ended", self.hub.encode(preface.event))
 
     def _begin_anew(self, why: str, lost: int | None) -> None:
         """Tell of a loss and go on with what is retained. A question may be among what is lost, so

@@ -49,6 +49,7 @@ def someone(
 
 KEYLESS = Identity(open_read=True, open_write=True)
 ASKER = someone("svc", "questions:ask")
+WORKER = someone("gateway-worker", "internal")
 
 
 class Ids:
@@ -71,10 +72,12 @@ class Asker:
         self._last = 0
 
     def new(self, asked_by: str | None = "svc", **members: Any) -> NewQuestion:
-        """One that is valid."""
+        """One that is valid; with a `job` it is a worker's."""
         self._last = max(self._last + 1, int(self._clock.now * 1_000_000))
         body = {"client_ids": ["alice"], "prompt": "Deploy?"} | members
-        return self._reader.read(body, asked_by, self._last)
+        if "job" not in members:
+            return self._reader.read(body, asked_by, self._last)
+        return self._reader.read(body | {"asked_by": asked_by}, "w", self._last, internal=True)
 
 
 def attempt(

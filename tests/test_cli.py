@@ -45,6 +45,7 @@ def test_check_says_what_would_run(
         "redis       none",
         "database    SQLite in .state",
         "requests    not kept",
+        "jobs        off: TEMPORAL_ADDRESS is not set",
         "service     orders, orders_service: http://a:1, http://b:2/x",
         "warning     EVENTS_URL is not registered: /api/v1/events is the gateway's own path",
         "warning     no signing key is set (JWT_SECRET or JWT_PUBLIC_KEY): "
@@ -78,6 +79,53 @@ def test_check_shows_what_is_set_without_secrets(
         "requests    a row of each in the database, for 7 days",
     ):
         assert line in out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ({"TEMPORAL_ADDRESS": "t.test:7233"}, "off: PAYLOAD_KEYS is not set"),
+        (
+            {"TEMPORAL_ADDRESS": "t.test:7233", "PAYLOAD_KEYS": f"k1:{'A' * 43}="},
+            "at Temporal t.test:7233, namespace default, queue gateway-jobs; "
+            "needs a worker (gateway worker)",
+        ),
+        (
+            {"TEMPORAL_ADDRESS": "embedded", "TEMPORAL_NAMESPACE": "acme"},
+            "embedded: the gateway runs Temporal and its worker; "
+            "namespace acme, queue gateway-jobs",
+        ),
+    ],
+)
+def test_check_says_where_jobs_are_and_what_they_need(
+    said: dict[str, str],
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    assert main(["check"]) == 0
+    out = capsys.readouterr().out
+    assert f"jobs        {line}" in out.splitlines()
+    assert "AAA" not in out
+    assert not Path(".state").exists()  # nothing is made by asking
+
+
+def test_check_names_every_queue_and_the_services_whose_requests_may_become_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.toml").write_text(
+        "[workflows.async_request_workflow]\ntask_queue = 'heavy'\n"
+        "[services.a]\nurl = 'http://a'\ndurable = true\nexposed = false\n"
+        "[services.b]\nurl = 'http://b'\ndurable = true\n"
+    )
+    monkeypatch.setenv("TEMPORAL_ADDRESS", "embedded")
+    assert main(["check", "--config", "x.toml"]) == 0
+    out = capsys.readouterr().out
+    assert "namespace default, queues gateway-jobs, heavy\n" in out
+    assert "service     a (not under /api/v1/, requests may become jobs): http://a\n" in out
+    assert "service     b (requests may become jobs): http://b\n" in out
 
 
 def test_check_finds_that_spans_could_not_be_exported(
@@ -159,7 +207,7 @@ def test_routes_says_where_a_request_would_lead(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["nope"], ["worker"], ["--nope"], ["check", "--nope"], ["routes", "GET"]]
+    "arguments", [["nope"], ["workers"], ["--nope"], ["check", "--nope"], ["routes", "GET"]]
 )
 def test_wrong_usage_prints_the_usage(
     capsys: pytest.CaptureFixture[str], arguments: list[str]

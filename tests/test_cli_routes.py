@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,77 @@ def test_the_table_lists_own_paths_rows_in_their_order_and_the_open_line(
         "GET  /movies/:id  a: http://a:1/base, http://a:2  (rows.toml:2)",
         "ANY  /movies/*  host=*.m.test  x-beta  x-v=2  b: http://b  (rows.toml:20)",
         "ANY  /api/v1/a/…  http://a:1/base, http://a:2",
+    ]
+
+
+DURABLE = """
+routes = ["durable.toml"]
+[services.a]
+url = "http://a"
+durable = true
+[services.b]
+url = "http://b"
+"""
+DURABLE_ROWS = """
+[[routes]]
+path = "/always"
+service = "b"
+durable = "always"
+[[routes]]
+path = "/never"
+service = "a"
+durable = false
+[[routes]]
+path = "/perhaps"
+service = "b"
+durable = true
+"""
+
+
+@pytest.fixture
+def durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.chdir(tmp_path)
+    Path("durable.toml").write_text(DURABLE_ROWS)
+    Path("p.toml").write_text(DURABLE)
+    return load({"TEMPORAL_ADDRESS": "embedded"}, Path("p.toml"))
+
+
+def test_the_table_says_which_requests_become_jobs(durable: Settings) -> None:
+    assert table_lines(durable)[len(PATHS) :] == [
+        "ANY  /always  b: http://b  durable=always  (durable.toml:2)",
+        "ANY  /never  a: http://a  (durable.toml:6)",
+        "ANY  /perhaps  b: http://b  durable=allowed  (durable.toml:10)",
+        "ANY  /api/v1/a/…  http://a  durable=allowed",
+        "ANY  /api/v1/b/…  http://b",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/always", "always"),
+        ("/never", None),
+        ("/perhaps", "allowed"),
+        ("/api/v1/a/x", "allowed"),
+        ("/api/v1/b/x", None),
+    ],
+)
+def test_a_request_is_told_whether_it_becomes_a_job(
+    durable: Settings, path: str, said: str | None
+) -> None:
+    def told(settings: Settings) -> list[str]:
+        lines = request_lines(settings, "POST", path)
+        return [line for line in lines if line.startswith("durable")]
+
+    assert told(durable) == ([] if said is None else [f"durable   {said}"])
+    off = replace(durable, temporal_address=None)
+    assert told(off) == ([] if said is None else [f"durable   {said}, but jobs are off"])
+
+
+def test_check_warns_of_rows_that_need_jobs_where_there_are_none(durable: Settings) -> None:
+    assert check_lines(durable) == ["routes      3 rows of durable.toml"]
+    assert check_lines(replace(durable, temporal_address=None))[1:] == [
+        "warning     durable.toml:2 is always durable, and jobs are off: it is answered 503"
     ]
 
 

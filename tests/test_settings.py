@@ -35,8 +35,11 @@ def test_the_table_and_the_settings_have_the_same_names() -> None:
         "tiers",
         "limits",
         "abuse",
+        "file",
         "warnings",
         "worker",
+        "embedded",
+        "workflows",
     }
     assert fields == {setting.key for setting in SETTINGS}
 
@@ -55,7 +58,7 @@ def test_a_blank_variable_is_as_good_as_none() -> None:
 def test_other_variables_do_not_matter() -> None:
     environ = {
         "PATH": "/bin",
-        "TEMPORAL_ADDRESS": "embedded",
+        "TEMPORAL_CLI": "temporal",
     }
     assert load(environ) == Settings()
 

@@ -9,7 +9,7 @@ from gateway.policy.cors import CORS_FIELDS
 from gateway.settings_fields import is_own_request_field, is_own_response_field
 
 # Looked at and forwarded as they came: a row may change them or ask for them.
-_FORWARDED = {h.PLAIN, h.USER_AGENT, h.ACCEPT, h.AI_AGENT}
+_FORWARDED = {h.PLAIN, h.USER_AGENT, h.ACCEPT, h.AI_AGENT, h.PREFER}
 # Of answers: what an upstream says of these goes on, or a row may take it off.
 _ANSWERED = {h.PLAIN, h.CONTENT_TYPE}
 

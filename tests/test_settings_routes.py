@@ -123,6 +123,26 @@ def test_a_row_says_all_that_a_row_can_say(write: Write, tmp_path: Path) -> None
     )
 
 
+@pytest.mark.parametrize(
+    ("said", "durable"),
+    [
+        ("", None),
+        ("durable = true", "allowed"),
+        ("durable = 'allowed'", "allowed"),
+        ("durable = 'off'", "off"),
+        ("durable = false", "off"),
+        ("durable = 'always'", "always"),
+    ],
+)
+def test_a_row_says_which_of_its_requests_become_jobs(
+    write: Write, said: str, durable: str | None
+) -> None:
+    (row,) = rows(write(f'[[routes]]\npath = "/m/*"\nservice = "b"\n{said}\n'))
+    assert row.durable == durable
+    (row,) = rows(write(f'[defaults]\n{said}\n[[routes]]\npath = "/m/*"\nservice = "b"\n'))
+    assert row.durable == durable
+
+
 def test_a_row_that_says_little_has_the_defaults(write: Write) -> None:
     (row,) = rows(write('[[routes]]\npath = "/m/*"\nservice = "b"\nagents = "refuse"\n'))
     assert (row.name, row.service, row.methods, row.auth) == ("/m/*", "b", None, None)
@@ -247,6 +267,10 @@ def test_a_table_of_routes_that_is_none_is_named_with_its_line(
         ("max_body_bytes = 0", "expected bytes"),
         ("agents = 'kill'", "expected allow, refuse or a table of figures"),
         ("query = 5", "expected a text with commas"),
+        ("durable = 5", "expected true, false or always"),
+        ("durable = 'never'", "expected true, false or always"),
+        ("durable = ['always']", "expected true, false or always"),
+        ("durable = { always = true }", "durable is a table, expected a value"),
         ("request_headers = 5", "expected a table of set, add and remove"),
         ("request_headers = { X-A = 'b' }", "X-A is unknown, expected a table of set, add"),
         ("request_headers = { set = 5 }", "expected fields"),
@@ -286,7 +310,7 @@ def test_a_change_in_a_table_of_its_own_is_named_with_its_own_line(write: Write)
         *("Host", "connection", "Keep-Alive", "TE", "Transfer-Encoding", "Content-Length"),
         *("Upgrade", "X-User-ID", "X-Tenant-ID", "X-User-Tier", "Forwarded", "X-Forwarded-For"),
         *("X-Real-IP", "Via", "X-Request-ID", "X-Correlation-ID", "traceparent", "Expect"),
-        *("X-Gateway-Client",),
+        *("X-Gateway-Client", "X-On-Behalf-Of"),
     ],
 )  # fmt: skip
 def test_fields_that_the_gateway_sets_for_a_service_cannot_be_changed(
@@ -312,7 +336,7 @@ def test_fields_that_the_gateway_sets_for_a_client_cannot_be_changed(
     assert "which is the gateway's own" in wrong(write, row)
 
 
-@pytest.mark.parametrize("path", [re.sub(r"{\w+}", ":any", path) for path in PATHS])
+@pytest.mark.parametrize("path", [re.sub(r"{(\w+)}", r":\1", path) for path in PATHS])
 def test_a_row_for_a_path_of_the_gateways_own_is_an_error(write: Write, path: str) -> None:
     said = wrong(write, f"[[routes]]\npath = '{path}'\nservice = 'a'\n")
     assert said.startswith("r.toml:2: ")

@@ -23,6 +23,8 @@ case "$1 $2" in
     "-c import venv"*) exit {no_venv} ;;
     "-m venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
     "-m pip") [ "$3" = --version ] || [ ! -e "{log}.fail" ] ;;
+    "-m gateway.jobs.devserver") [ ! -e "{log}.temporal" ] || {{ echo /made/temporal; }} ;;
+    "-m pytest") echo "with ${{TEMPORAL_CLI-no program}}" >>"{log}" ;;
     "-m gateway" | "-m bench") echo "ran $* in $PWD with ${{TEMPORAL_ADDRESS-nothing}}" ;;
 esac
 """
@@ -67,6 +69,10 @@ class Project:
     def installs(self) -> list[str]:
         """The locks that pip was told to install so far."""
         return re.findall(r"-m pip install .*--require-hashes -r (\S+)", self.log.read_text())
+
+    def has_temporal(self) -> None:
+        """From now on there is a temporal program."""
+        self.log.with_name("calls.temporal").touch()
 
     def break_pip(self, *, broken: bool) -> None:
         flag = self.log.with_name("calls.fail")
@@ -164,8 +170,28 @@ def test_test_runs_every_check(project: Project) -> None:
 def test_a_part_of_the_tests_is_not_measured(project: Project) -> None:
     project.run("test", "-k", "one")
     calls = project.log.read_text()
-    assert calls.endswith("-m pytest -k one\n")
+    assert calls.endswith("-m pytest -k one\nwith no program\n")
     assert "-m mypy" in calls
+
+
+def test_the_temporal_program_is_found_before_the_tests_and_named_to_them(
+    project: Project,
+) -> None:
+    without = project.run("test", "-k", "one")
+    assert without.stderr.endswith(
+        "start.sh: no temporal program: tests that need one are skipped\n"
+    )
+    project.has_temporal()
+    found = project.run("test", "-k", "one")
+    assert found.stderr == ""
+    assert project.log.read_text().endswith("-m pytest -k one\nwith /made/temporal\n")
+
+
+def test_only_tests_look_for_it(project: Project) -> None:
+    project.run("setup")
+    project.run()
+    project.run("bench", "proxy")
+    assert "devserver" not in project.log.read_text()
 
 
 def test_it_works_from_elsewhere_and_through_a_link(project: Project, tmp_path: Path) -> None:

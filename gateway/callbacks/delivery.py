@@ -1,54 +1,23 @@
-"""The worker that delivers what decided questions are to be told to: leases due rows, sends, says
-how it went.
-
-The rows are in the database, so a delivery outlives the process, and several gateways share the
-work. Delivery is at least once: a process that dies between the answer and the row's end leaves a
-lease that runs out, and the receiver gets the same id again.
-"""
+"""Delivery over HTTP: callbacks, and answers that are forwarded to a service."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from gateway.callbacks.destinations import Destinations
+from gateway.callbacks.delivering import SWEEP_SECONDS, Delivering, Outcome
 from gateway.callbacks.retries import next_try, retry_after
 from gateway.callbacks.roles import Hopeless, Requests
 from gateway.callbacks.sending import Answer, NotSent, Sender
-from gateway.store.deliveries import Delivery, Outbox
-
-SWEEP_SECONDS = 1.0  # rows that other gateways, retries and restarts left are seen this late
-CLOSE_SECONDS = 5.0  # for deliveries under way when the process ends; the rest is sent again
-LEASE_SECONDS = 60.0  # several times what one attempt may take
-PATIENCE_SECONDS = 30.0  # a row that waited longer could be leased by another while it is sent
-PUT_OFF_SECONDS = 60.0  # at least one more try for a row whose day ended while it was not its turn
+from gateway.store.deliveries import CALLBACK, FORWARD, Delivery, Outbox
 
 _GONE = 410
 _BUSY = frozenset((429, 503))  # where Retry-After is meant for
-_NOT_TRIED = "not tried: the destination did not answer shortly before"
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one attempt. `status` 0: none came back. No `error`: it has arrived. `final`:
-    there will be no other attempt.
-
-    `error` goes into the audit trail, `detail` only into the log.
-    """
-
-    status: int = 0
-    error: str = ""
-    detail: str = ""
-    final: bool = False
-    retry_after_seconds: float | None = None
-
-
-class DeliveryWorker:
-    """Delivers until it is closed. `requests` has the maker of requests for each kind; it may be
-    replaced at any time, and the next attempt is made by the new one.
+class DeliveryWorker(Delivering):
+    """Sends requests until it is closed. `requests` has the maker of requests for each kind; it may
+    be replaced at any time, and the next attempt is made by the new one.
 
     `wall` is Unix time, `random` draws from [0, 1).
     """
@@ -64,129 +33,19 @@ class DeliveryWorker:
         log: Any,
         sweep_seconds: float = SWEEP_SECONDS,
     ) -> None:
+        super().__init__(
+            outbox, (CALLBACK, FORWARD), wall=wall, log=log, sweep_seconds=sweep_seconds
+        )
         self.requests = requests
-        self._outbox = outbox
         self._sender = sender
-        self._wall = wall
         self._random = random
-        self._log = log
-        self._sweep_seconds = sweep_seconds
-        self._woken = asyncio.Event()
-        self._destinations = Destinations(PATIENCE_SECONDS)
-        self._running: dict[asyncio.Task[None], Delivery] = {}
-        self._work: asyncio.Task[None] | None = None
-        self._closing = False
-        self._away = False
 
-    def __repr__(self) -> str:
-        state = "closed" if self._closing else "away" if self._away else "open"
-        return f"<DeliveryWorker {state} {self._destinations!r}>"
+    def _destination(self, delivery: Delivery) -> str:
+        maker = self.requests.get(delivery.kind)
+        return delivery.kind if maker is None else maker.destination(delivery)
 
-    def start(self) -> None:
-        """Begin, with what is due already. Needs a running event loop."""
-        self._work = asyncio.get_running_loop().create_task(self._sweep())
-
-    def wake(self) -> None:
-        """Look for due rows now, not at the next sweep: called after a decision was committed."""
-        self._woken.set()
-
-    async def close(self, grace_seconds: float = CLOSE_SECONDS) -> None:
-        """Lease no more, let what is under way end for `grace_seconds`, give back the rest: it is
-        due at once, for other gateways or after the restart.
-        """
-        self._closing = True
-        self._woken.set()
-        tasks = [*self._running, *([self._work] if self._work else [])]
-        if not tasks:
-            return
-        _, late = await asyncio.wait(tasks, timeout=grace_seconds)
-        left = [self._running[task] for task in late if task in self._running]
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
-        left += self._destinations.give_back()
-        now = self._wall()
-        for delivery in left:
-            await self._failed(delivery, now, "interrupted: the gateway was stopped")
-
-    async def _sweep(self) -> None:
-        while not self._closing:
-            self._woken.clear()
-            try:
-                await self._lease()
-                await self._take_turn()
-            except Exception:
-                # Whatever it is, the deliveries after it must not wait for a restart.
-                self._log.exception("deliveries.bug")
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._sweep_seconds):
-                    await self._woken.wait()
-
-    async def _lease(self) -> None:
-        """Take due rows as far as there is room; where they fill it, there may be more."""
-        room = self._destinations.room
-        if room <= 0:
-            return  # the next delivery that ends wakes
-        now = self._wall()
-        try:
-            leased = await self._outbox.due_deliveries(now, room, lease_seconds=LEASE_SECONDS)
-        except Exception as error:
-            # The database's trouble is told elsewhere too; what is due then is due still.
-            if not self._away:
-                self._log.warning("deliveries.store_away", error=type(error).__name__)
-            self._away = True
-            return
-        self._away = False
-        for delivery in leased:
-            maker = self.requests.get(delivery.kind)
-            destination = delivery.kind if maker is None else maker.destination(delivery)
-            self._destinations.add(destination, delivery, now)
-        if len(leased) == room:
-            self._woken.set()
-
-    async def _take_turn(self) -> None:
-        if self._closing:
-            return
-        now = self._wall()
-        turn = self._destinations.turn(now)
-        for destination, delivery in turn.send:
-            task = asyncio.create_task(self._deliver(destination, delivery))
-            self._running[task] = delivery
-            task.add_done_callback(self._ended)
-        for destination, delivery in turn.put_off:
-            self._log_of(destination, delivery).info("delivery.put_off")
-            at = next_try(delivery.created_at, delivery.attempts + 1, now, self._random())
-            await self._failed(delivery, at or now + PUT_OFF_SECONDS, _NOT_TRIED)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        del self._running[task]
-        self._woken.set()
-
-    async def _deliver(self, destination: str, delivery: Delivery) -> None:
-        """One attempt, and what it means for the row."""
-        log = self._log_of(destination, delivery)
-        outcome = Outcome()
-        try:
-            outcome = await self._attempt(delivery, log)
-        finally:
-            answered = outcome.status > 0 or outcome.final
-            self._destinations.ended(destination, self._wall(), answered=answered)
-        now, attempt = self._wall(), delivery.attempts + 1
-        if not outcome.error:
-            log.info("delivery.done", status=outcome.status)
-            detail = f"{outcome.status} at try {attempt}"
-            await self._tell(self._outbox.delivery_done(delivery.id, now, detail))
-            return
-        at = None
-        if not outcome.final:
-            patience = outcome.retry_after_seconds
-            at = next_try(delivery.created_at, attempt, now, self._random(), patience)
-        said = {"error": outcome.error, "detail": outcome.detail}
-        if at is None:
-            log.error("delivery.given_up", **said)
-        else:
-            log.warning("delivery.failed", **said, next_in_seconds=round(at - now, 1))
-        await self._failed(delivery, at, outcome.error)
+    def _next_try(self, delivery: Delivery, failed: int, patience: float | None) -> float | None:
+        return next_try(delivery.created_at, failed, self._wall(), self._random(), patience)
 
     async def _attempt(self, delivery: Delivery, log: Any) -> Outcome:
         try:
@@ -215,23 +74,4 @@ class DeliveryWorker:
             f"answered {answer.status}",
             final=answer.status == _GONE,
             retry_after_seconds=patience,
-        )
-
-    async def _failed(self, delivery: Delivery, next_at: float | None, error: str) -> None:
-        await self._tell(self._outbox.delivery_failed(delivery.id, next_at, error))
-
-    async def _tell(self, told: Awaitable[None]) -> None:
-        """Write down what became of a row. Where that fails its lease ends and it is sent again."""
-        try:
-            await told
-        except Exception as error:
-            self._log.warning("deliveries.not_recorded", error=type(error).__name__)
-
-    def _log_of(self, destination: str, delivery: Delivery) -> Any:
-        return self._log.bind(
-            kind=delivery.kind,
-            delivery_id=delivery.id,
-            question_id=delivery.question_id,
-            destination=destination,
-            attempt=delivery.attempts + 1,
         )

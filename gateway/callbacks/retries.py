@@ -12,6 +12,7 @@ from email.utils import parsedate_to_datetime
 FIRST_SECONDS = 5.0
 FACTOR = 3.0
 MOST_SECONDS = 7200.0  # 5 s, 15 s, 45 s, … 1 h, then every 2 h: 19 retries in a day
+MOST_SECONDS_FOR_JOB = 60.0
 JITTER = 0.25  # of the delay, either way, so that what failed together does not come back together
 DAY_SECONDS = 86_400.0
 # A receiver may ask for patience, but not for so much that no try is left.
@@ -39,6 +40,14 @@ def next_try(
     if retry_after_seconds is not None:
         delay = max(delay, min(retry_after_seconds, MOST_RETRY_AFTER_SECONDS))
     return min(now + delay, end)
+
+
+def next_try_for_job(failed: int, now: float, chance: float) -> float:
+    """The same for a job that waits: it is tried as long as the decision is kept, and soon, since
+    what it waits for is another part of the gateway.
+    """
+    delay = min(FIRST_SECONDS * FACTOR ** min(failed - 1, 10), MOST_SECONDS_FOR_JOB)
+    return now + delay * (1 - JITTER + 2 * JITTER * chance)
 
 
 def retry_after(text: str | None, now: float) -> float | None:

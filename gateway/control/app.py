@@ -12,7 +12,18 @@ import structlog
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from gateway.control import admin, approvals, health, metrics, openapi, questions, tickets
+from gateway.control import (
+    admin,
+    approvals,
+    health,
+    internal,
+    job_durable,
+    jobs,
+    metrics,
+    openapi,
+    questions,
+    tickets,
+)
 from gateway.control.answers import Failed
 from gateway.control.state import STATE, ControlState
 from gateway.errors import ERRORS, Rejection, render, wants_problem
@@ -36,6 +47,8 @@ PATHS: tuple[str, ...] = (
     "/api/v1/questions/{question_id}",
     "/api/v1/questions/{question_id}/response",
     "/api/v1/questions/{question_id}/wait",
+    *jobs.PATHS,
+    *internal.PATHS,
     *admin.paths(),
 )
 
@@ -60,7 +73,7 @@ def build_app(state: ControlState) -> web.Application:
     app = web.Application(middlewares=[_errors_as_json, admin.admins_only])
     app[STATE] = state
     app.on_response_prepare.append(_finish_headers)
-    app.router.add_routes(_routes())
+    app.router.add_routes([*_routes(), *job_durable.routes()])  # the latter is no path to ask for
     return app
 
 
@@ -85,6 +98,8 @@ def _routes() -> list[web.RouteDef]:
         *approvals.routes(),
         *tickets.routes(),
         *questions.routes(),
+        *jobs.routes(),
+        *internal.routes(),
         web.get(_EVENTS, _at_the_door),
         web.post(_EVENTS, _at_the_door),
         *admin.routes(),

@@ -6,6 +6,8 @@ Not here: the figures (observe/metrics.py), and who may read them (access.py).
 from __future__ import annotations
 
 from aiohttp import hdrs, web
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.control.access import may_read_figures
 from gateway.control.answers import identity_of
@@ -25,7 +27,17 @@ async def metrics(request: web.Request) -> web.Response:
         raise web.HTTPNotFound
     if request.method not in METHODS:
         raise web.HTTPMethodNotAllowed(request.method, METHODS)
-    body, content_type = state.metrics.exposition(request.headers.get(hdrs.ACCEPT, ""))
+    workers = _families(await state.worker_metrics())
+    accept = request.headers.get(hdrs.ACCEPT, "")
+    body, content_type = state.metrics.exposition(accept, workers)
     return web.Response(
         body=body, headers={"Content-Type": content_type, "Cache-Control": "no-store"}
     )
+
+
+def _families(text: bytes) -> list[Metric]:
+    """What a page of Prometheus text holds, without the times at which series were created: they
+    would be families of their own, which nothing else on the page has.
+    """
+    found = text_string_to_metric_families(text.decode())
+    return [family for family in found if not family.name.endswith("_created")]

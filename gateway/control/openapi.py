@@ -15,6 +15,7 @@ from gateway import __version__
 from gateway.control import openapi_admin as admin
 from gateway.control import openapi_components as components
 from gateway.control import openapi_events as events
+from gateway.control import openapi_jobs as jobs
 from gateway.control import openapi_questions as questions
 from gateway.control.openapi_terms import (
     LIMIT_HEADERS,
@@ -77,6 +78,7 @@ def document() -> Schema:
             {"name": "services", "description": "Requests passed on to a service."},
             {"name": "events", "description": "Event streams, and publishing to them."},
             {"name": "questions", "description": "Questions that people answer once."},
+            {"name": "jobs", "description": "Work that takes longer than a request."},
             {"name": "control", "description": "The gateway's own pages."},
             {"name": "admin", "description": "Running the gateway: scope `admin`, else 404."},
         ],
@@ -84,6 +86,7 @@ def document() -> Schema:
             "/api/v1/{service}/{path}": _proxied_path(),
             **events.paths(),
             **questions.paths(),
+            **jobs.paths(),
             "/approvals": _approvals_path(),
             "/health": _health_path(),
             "/health/live": _live_path(),
@@ -94,7 +97,11 @@ def document() -> Schema:
         },
         "components": {
             "schemas": (
-                components.schemas() | events.schemas() | questions.schemas() | admin.schemas()
+                components.schemas()
+                | events.schemas()
+                | questions.schemas()
+                | jobs.schemas()
+                | admin.schemas()
             ),
             "headers": components.headers(),
             "responses": components.responses(),
@@ -102,6 +109,7 @@ def document() -> Schema:
                 components.common_parameters()
                 | events.parameters()
                 | questions.parameters()
+                | jobs.parameters()
                 | admin.parameters()
             ),
             "securitySchemes": _security_schemes(),
@@ -119,8 +127,9 @@ def _security_schemes() -> Schema:
             "bearerFormat": "JWT",
             "description": (
                 "Claims `sub`, `exp`, `scope` (`events:read events:write questions:ask"
-                " questions:answer admin internal`), `client_ids`. A subscriber reads the client id"
-                " equal to its `sub`, one in `client_ids`, or any with `events:read`."
+                " questions:answer jobs:read jobs:write admin internal`), `client_ids`. A"
+                " subscriber reads the client id equal to its `sub`, one in `client_ids`, or any"
+                " with `events:read`."
             ),
         },
         "ticket": {

@@ -151,6 +151,7 @@ def headers() -> Schema:
         ("Allow", "The methods that the path takes.", TEXT),
         ("WWW-Authenticate", "`Bearer`, with what is wrong or missing (RFC 6750).", TEXT),
         ("Location", "The path of what was made.", TEXT),
+        ("Preference-Applied", "What was done as preferred (RFC 7240 §3).", TEXT),
         (
             "Idempotent-Replayed",
             "The first answer to this Idempotency-Key, again; nothing happened now.",

@@ -217,6 +217,7 @@ def schemas() -> Schema:
         "asked_at": MOMENT,
         "asked_by": TEXT,
         "expires_at": MOMENT,
+        "job": TEXT | {"description": "The operation id of the job that asks; else not there."},
     }
     outcome: dict[str, Schema] = {
         "response": ANYTHING,

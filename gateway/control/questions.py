@@ -45,7 +45,7 @@ def routes() -> list[web.RouteDef]:
 async def ask(request: web.Request) -> web.Response:
     """201 with the question; 200 when it was asked before with the same body."""
     caller = _writer(request)
-    if not caller.may("questions:ask", "events:write"):
+    if not caller.may("questions:ask", "events:write", "internal"):  # jobs ask as their worker
         raise Failed(forbidden("this credential may not ask", "questions:ask events:write"))
     body = await body_of(request, MAX_BODY_BYTES)
     try:

@@ -6,19 +6,32 @@ Synchronous: it decides, it never waits; where a policy can't tell yet, it says 
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
-from typing import Final, Protocol
-from urllib.parse import unquote_to_bytes
+from dataclasses import replace
+from typing import Final
 
+from gateway.edge import durable
 from gateway.edge import headers as h
-from gateway.edge.context import BAD_CREDENTIALS_A_MINUTE, EVENTS_ROUTE, EdgeContext
+from gateway.edge.arrival import Answered, Arrival, Refusal
+from gateway.edge.context import ADMISSION_ROUTE, EVENTS_ROUTE, EdgeContext
+from gateway.edge.identifying import (
+    INTERNAL,
+    asserted,
+    authenticate,
+    bad_credential,
+    caller_key,
+    closed,
+    credentials,
+    identify,
+    owner,
+    token_in_query,
+)
 from gateway.edge.message import RequestHead, bad_request
 from gateway.errors import Rejection
-from gateway.policy.auth import Credentials, auth_failed
-from gateway.policy.breaker import Pass
-from gateway.policy.identity import LEAST_TIER, Identity
+from gateway.policy.auth import unauthorized
+from gateway.policy.identity import LEAST_TIER
 from gateway.policy.limit_rules import Rule
-from gateway.policy.limits import spent_lines
+from gateway.policy.limits import Verdict
+from gateway.policy.on_behalf import HEADER, Assertion
 from gateway.policy.pending import Pending
 from gateway.policy.ratelimit import address_key
 from gateway.routing.routes import Route
@@ -26,11 +39,15 @@ from gateway.routing.services import Service
 from gateway.routing.table import BadTarget, MethodNotAllowed, split_target
 from gateway.settings_patterns import path_text
 
+__all__ = ["Answered", "Peer", "admit", "bad_credential", "credentials", "is_within"]
+
 _REFUSED: Final = frozenset((b"CONNECT", b"TRACE"))
-_TOKEN_KEYS: Final = frozenset((b"access_token", b"authorization", b"bearer", b"jwt", b"token"))
-_OWN_PREFIX: Final = "/api/v1/"
+_JOBS: Final = ("/api/v1/workflows", "/api/workflows")
+_OWN_PREFIXES: Final = ("/api/v1/", "/api/workflows")
 # Paths that are hidden from whoever has no business there: a bad credential is none.
-_HIDDEN: Final = ("/admin", "/metrics")
+_HIDDEN: Final = ("/admin", "/metrics", "/internal")
+# The credentials of a worker: its service token is no service's business.
+_WORKERS: Final = frozenset((b"authorization", b"x-api-key"))
 # What counts against the rate limit on the gateway's own paths.
 _COUNTED: Final = {
     EVENTS_ROUTE: frozenset((b"GET", b"HEAD", b"POST")),
@@ -39,6 +56,7 @@ _COUNTED: Final = {
     "/api/v1/questions": frozenset((b"POST",)),
     "/api/v1/questions/{question_id}/response": frozenset((b"POST",)),
 }
+_COUNTED_OF_JOBS: Final = frozenset((b"GET", b"HEAD", b"POST"))
 
 
 class Peer:
@@ -53,38 +71,6 @@ class Peer:
         self.scheme = scheme
         self.key = address_key(address)
         self.trusted = is_within(address, context.settings.trusted_proxies)
-
-
-class Arrival(Protocol):
-    """A request at the door; the checks write down what they find out, also when it is refused."""
-
-    head: RequestHead
-    started: float  # monotonic seconds
-    started_wall: float  # seconds since 1970
-    service: Service | None
-    route: str
-    policy: Route | None  # None: one of the gateway's own paths
-    path: bytes  # what the service gets, or all of a mounted path
-    query: bytes  # with its `?`, or empty
-    client_address: str  # the address that counts for limits and records
-    limit_lines: bytes
-    answer_lines: bytes  # fields that every answer gets
-    caller_lines: bytes  # fields that tell the service who asks
-    drop_api_key: bool  # X-API-Key was for the gateway
-    identity: Identity | None
-    agent: str | None  # the AI agent, as figures name it
-    pass_: Pass | None  # the breaker's
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """The request is answered here and now, and it is no error."""
-
-    status: int
-    fields: list[h.Field]
-
-
-Refusal = Rejection | Pending | None
 
 
 def is_within(
@@ -169,14 +155,18 @@ def admit(
         return _admit_own(context, arrival, key, path, waited=waited)
     arrival.policy = route
     service = arrival.service = route.service
+    if head.on_behalf is not None:
+        return _admit_worker(context, arrival, route, key, path, waited=waited)
     rules = route.rules
     if route.agents != "allow" and arrival.agent is not None:
         if route.agents == "refuse":
             return Rejection("FORBIDDEN", "AI agents and crawlers are not let in here")
         rules += route.agent_rules
+    if route.durable is not None and durable.is_wanted(context, head, route):
+        return _admit_job(context, arrival, route, key, path, rules, waited=waited)
     return (
-        _closed(context, arrival, key)
-        or _identify(context, arrival, route, key, waited=waited)
+        closed(context, arrival, key)
+        or identify(context, arrival, route, key, waited=waited)
         or _limit(context, arrival, key, path, rules, route.cost, waited=waited)
         or _break(arrival, service)
     )
@@ -201,22 +191,90 @@ def _cross_origin(context: EdgeContext, arrival: Arrival) -> Answered | None:
     return Answered(204, fields)
 
 
+def _admit_worker(
+    context: EdgeContext, arrival: Arrival, route: Route, key: int, path: bytes, *, waited: bool
+) -> Refusal:
+    """A step of a job: its caller's rights and limits hold, as they would for a request of its own;
+    limits that have counted the step already are not looked at again.
+    """
+    shut = closed(context, arrival, key)
+    if shut is not None:
+        return shut
+    found = asserted(context, arrival, route, key, waited=waited)
+    if not isinstance(found, Assertion):
+        return found
+    refusal: Refusal = None
+    if not found.spent:
+        # Callers without a credential are told apart by their addresses, not by the worker's.
+        key = caller_key(found, key)
+        refusal = _limit(context, arrival, key, path, route.rules, route.cost, waited=waited)
+    refusal = refusal or _break(arrival, route.service)
+    if refusal is None:
+        arrival.head.fields = h.without_aliases(arrival.head.fields, _WORKERS)
+        arrival.policy = _patient(route, found.wait_seconds)
+    return refusal
+
+
+def _patient(route: Route, seconds: float | None) -> Route:
+    """A step may take as long as its job says: nobody else waits at the door meanwhile. The time
+    that a row gives the whole request stays.
+    """
+    own = route.service.settings.head_timeout if route.head_timeout is None else route.head_timeout
+    return route if seconds is None or seconds <= own else replace(route, head_timeout=seconds)
+
+
+def _admit_job(
+    context: EdgeContext,
+    arrival: Arrival,
+    route: Route,
+    key: int,
+    path: bytes,
+    rules: tuple[Rule, ...],
+    *,
+    waited: bool,
+) -> Refusal:
+    """A request that becomes a job: let in as any other, but that no breaker is asked. Who could
+    not look what became of it is served as ever, or not at all.
+    """
+    refusal = (
+        closed(context, arrival, key)
+        or identify(context, arrival, route, key, waited=waited)
+        or durable.refusal(context, arrival.head)
+        or owner(context, arrival, waited=waited)
+    )
+    if refusal is not None:
+        return refusal
+    may_look = durable.may_look(arrival.identity)
+    if not may_look and route.durable == "always":
+        return unauthorized("what is sent here is done as a job, which has to be somebody's")
+    refusal = _limit(context, arrival, key, path, rules, route.cost, waited=waited)
+    if refusal is None and may_look:
+        durable.hand_over(context, arrival, route, path)
+    return refusal if may_look else refusal or _break(arrival, route.service)
+
+
 def _admit_own(
     context: EdgeContext, arrival: Arrival, key: int, path: bytes, *, waited: bool
 ) -> Refusal:
     """The gateway's own paths: who asks, and the limit where a call counts."""
-    own = arrival.route.startswith(_OWN_PREFIX)
-    if context.authenticator is None or not (own or arrival.route.startswith(_HIDDEN)):
+    name, head = arrival.route, arrival.head
+    own, hidden = name.startswith(_OWN_PREFIXES), name.startswith(_HIDDEN)
+    if name == durable.PATH:  # requests are led there from inside only
+        return Rejection("NOT_FOUND", nothing_here(context))
+    if head.on_behalf is not None and name != ADMISSION_ROUTE:
+        if hidden:
+            return Rejection("NOT_FOUND", nothing_here(context))
+        return Rejection("FORBIDDEN", f"{HEADER} is for services, not for the gateway's own paths")
+    if context.authenticator is None or not (own or hidden):
         return None
-    if own and (closed := _closed(context, arrival, key)):
-        return closed
-    expect = arrival.head.by_name.get(b"expect")
-    if expect is not None and own and not arrival.head.expects_continue:
+    if own and (shut := closed(context, arrival, key)):
+        return shut
+    if own and b"expect" in head.by_name and not head.expects_continue:
         return Rejection("BAD_REQUEST", "Expect knows 100-continue only (RFC 9110 §10.1.1)")
     in_query = token_in_query(arrival.query)
     if in_query is not None:
         return in_query  # a mistake and no guess: it counts nowhere
-    found = _authenticate(context, arrival, waited=waited)
+    found = authenticate(context, arrival, waited=waited)
     if isinstance(found, Rejection):
         if found.status == 401:
             found = bad_credential(context, arrival, key) or found
@@ -224,85 +282,30 @@ def _admit_own(
             found = None  # its handler sees nobody, and hides
     if not own and found is None and _is_hidden(arrival):
         return Rejection("NOT_FOUND", nothing_here(context))
-    if found is not None or arrival.head.method not in _COUNTED.get(arrival.route, ()):
+    if found is not None or not _counts(arrival):
         return found
     return _limit(context, arrival, key, path, (), 1, waited=waited)
 
 
+def _counts(arrival: Arrival) -> bool:
+    """Whether a call of the gateway's own takes a token: those of its own parts never do."""
+    method, identity = arrival.head.method, arrival.identity
+    if identity is not None and INTERNAL in identity.scopes:
+        return False
+    if arrival.route.startswith(_JOBS):
+        return method in _COUNTED_OF_JOBS
+    return method in _COUNTED.get(arrival.route, ())
+
+
 def _is_hidden(arrival: Arrival) -> bool:
-    """Whether `/admin` is not there for this caller, whatever else its handler asks for: said here,
-    before a body or an Expect could tell that there is something.
+    """Whether `/admin` and `/internal` are not there for this caller, whatever else their handlers
+    ask for: said here, before a body or an Expect could tell that there is something.
     """
     identity = arrival.identity
+    if arrival.route.startswith("/internal"):
+        return identity is None or INTERNAL not in identity.scopes
     may = identity is not None and (identity.open_write or "admin" in identity.scopes)
     return arrival.route.startswith("/admin") and not may
-
-
-def _identify(
-    context: EdgeContext, arrival: Arrival, route: Route, key: int, *, waited: bool
-) -> Refusal:
-    """Who asks for a service, as far as its route wants to know."""
-    rule, authenticator = route.auth, context.authenticator
-    if authenticator is None:
-        return None
-    arrival.drop_api_key = authenticator.takes_api_keys
-    if rule.kind == "none" or (authenticator.is_keyless and rule.kind == "optional"):
-        return None  # nobody wants to know, or could verify anything
-    identity = authenticator.recall(_only_credential(arrival.head), arrival.started_wall)
-    if identity is None:
-        refusal = _authenticate(context, arrival, waited=waited)
-        if isinstance(refusal, Rejection) and refusal.status == 401:
-            return bad_credential(context, arrival, key) or refusal
-        if refusal is not None:
-            return refusal
-        identity = arrival.identity
-    if identity is None:
-        return None
-    arrival.identity = identity
-    if identity.subject is not None:
-        arrival.caller_lines = caller_lines(identity)
-    return rule.check(identity)
-
-
-def _only_credential(head: RequestHead) -> bytes | None:
-    """The Authorization field where it is the only credential; empty: there is none; None: there
-    are several, or another.
-    """
-    found = b""
-    for name, value in head.fields:
-        size = len(name)
-        if size == 13 and name.lower() == b"authorization":
-            if found or not value:
-                return None
-            found = value
-        elif size == 9 and name.lower() == b"x-api-key":
-            return None
-    return found
-
-
-def _authenticate(context: EdgeContext, arrival: Arrival, *, waited: bool) -> Refusal:
-    authenticator = context.authenticator
-    if authenticator is None:
-        return None
-    asked = credentials(arrival.head, arrival.client_address)
-    found = authenticator.identify(asked, arrival.started_wall, waited=waited)
-    if isinstance(found, Identity):
-        arrival.identity = found
-        return None
-    return found
-
-
-def caller_lines(identity: Identity) -> bytes:
-    """Who asks, for the service: fields that clients can't send (headers.request_kind).
-
-    Names that are no ASCII are written as UTF-8, as field values may be (RFC 9110 §5.5: obs-text).
-    """
-    lines = b"X-User-Tier: %b\r\n" % identity.tier.encode()
-    if identity.tenant:
-        lines = b"X-Tenant-ID: %b\r\n%b" % (identity.tenant.encode(), lines)
-    if identity.subject:
-        lines = b"X-User-ID: %b\r\n%b" % (identity.subject.encode(), lines)
-    return lines
 
 
 def _limit(
@@ -331,14 +334,18 @@ def _limit(
     arrival.limit_lines = verdict.lines
     if verdict.admitted:
         return None
+    # A job's steps are no hammering at the door: its worker waits as it is told.
+    if verdict.known and verdict.blames and arrival.head.on_behalf is None:
+        context.doors.refused(key, now)
+    return over_limit(context, verdict, tier)
+
+
+def over_limit(context: EdgeContext, verdict: Verdict, tier: str) -> Rejection:
+    """The refusal by a limit, counted."""
     context.metrics.rate_limited(tier)
     seconds = verdict.retry_after
-    if not verdict.known:
-        message = f"the limit {verdict.rule!r} can't be told now; try again in {seconds} s"
-        return Rejection("RATE_LIMITED", message, seconds)
-    if verdict.blames:
-        context.doors.refused(key, now)
-    message = f"the limit {verdict.rule!r} is used up; try again in {seconds} s"
+    state = "is used up" if verdict.known else "can't be told now"
+    message = f"the limit {verdict.rule!r} {state}; try again in {seconds} s"
     return Rejection("RATE_LIMITED", message, seconds)
 
 
@@ -350,62 +357,6 @@ def _break(arrival: Arrival, service: Service) -> Rejection | None:
     seconds = breaker.retry_after(arrival.started)
     message = f"service {service.name!r} failed too often; it is tried again in {seconds} s"
     return Rejection("CIRCUIT_BREAKER_OPEN", message, seconds)
-
-
-def _closed(context: EdgeContext, arrival: Arrival, key: int) -> Rejection | None:
-    seconds = context.doors.closed(key, arrival.started)
-    if not seconds:
-        return None
-    arrival.limit_lines = spent_lines("door", 0, seconds, seconds, arrival.started_wall)
-    context.metrics.rate_limited(LEAST_TIER)
-    message = f"too many refusals: closed to this address; try again in {seconds} s"
-    return Rejection("RATE_LIMITED", message, seconds)
-
-
-def token_in_query(query: bytes) -> Rejection | None:
-    """The refusal of a token in a URL, where every log on the way keeps it (RFC 9700 §4.3.2)."""
-    for pair in query[1:].split(b"&") if query else ():
-        name, _, value = pair.partition(b"=")
-        name = unquote_to_bytes(name).partition(b"[")[0].lower()
-        if name in _TOKEN_KEYS or (name == b"ticket" and value.count(b".") == 2):
-            message = "a token is never taken from a URL: send it as Authorization, or get a ticket"
-            return auth_failed(message)
-    return None
-
-
-def bad_credential(context: EdgeContext, arrival: Arrival, key: int) -> Rejection | None:
-    """Count a bad credential of an address; the refusal when there were too many.
-
-    They have a limit of their own, so that guessing is slow and takes nothing from the address's
-    requests. The door is not closed for what a page elsewhere made a browser send.
-    """
-    now = arrival.started
-    if b"cross-site" not in arrival.head.by_name.get(b"sec-fetch-site", ()):
-        context.doors.bad_credential(key, now)
-    admitted, _, seconds = context.bad_credentials.take(key, now)
-    if admitted:
-        return None
-    quota, wall = BAD_CREDENTIALS_A_MINUTE, arrival.started_wall
-    arrival.limit_lines = spent_lines("bad-credentials", quota, 60, seconds, wall)
-    context.metrics.rate_limited(LEAST_TIER)
-    message = f"too many bad credentials from this address; try again in {seconds} s"
-    return Rejection("RATE_LIMITED", message, seconds)
-
-
-def credentials(head: RequestHead, address: str) -> Credentials:
-    """What a request says about who sent it, and from where."""
-    found = head.by_name
-    cookie, origin = found.get(b"cookie"), found.get(b"origin")
-    return Credentials(
-        authorization=found.get(b"authorization", ()),
-        host=head.host,
-        origin=b", ".join(origin) if origin else None,
-        fetch_site=b", ".join(found[b"sec-fetch-site"]) if b"sec-fetch-site" in found else None,
-        forwarded=bool(head.forwarding) or head.via is not None,
-        cookie=b"; ".join(cookie) if cookie else None,
-        address=address,
-        api_key=found.get(b"x-api-key", ()),
-    )
 
 
 def _refuse(head: RequestHead, context: EdgeContext) -> Rejection | None:

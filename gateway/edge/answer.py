@@ -43,4 +43,6 @@ def answer_error(exchange: Exchange, rejection: Rejection) -> None:
     fields = [(b"Content-Type", content_type), NO_STORE, *rejection.headers]
     if rejection.retry_after_seconds is not None:
         fields.append((b"Retry-After", b"%d" % rejection.retry_after_seconds))
+    if exchange.head.vouched:  # a worker must know it from an answer of the service
+        fields.append((b"X-Gateway-Error", rejection.code.encode("ascii")))
     answer(exchange, rejection.status, fields, body)

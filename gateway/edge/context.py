@@ -31,9 +31,12 @@ if TYPE_CHECKING:
     from gateway.observe.trace import Tracer
     from gateway.policy.auth import Authenticator
     from gateway.policy.cors import Cors
+    from gateway.policy.on_behalf import Assertions
 
-# The one path that the door answers itself: it opens streams and takes publications.
+# A path that the door answers itself: it opens streams and takes publications.
 EVENTS_ROUTE: Final = "/api/v1/events/{client_id}"
+# Another: workers ask there whether a request would be let in (job_admission.py).
+ADMISSION_ROUTE: Final = "/internal/jobs/admission"
 # interface.md, Limits: bad credentials have their own bucket per address.
 BAD_CREDENTIALS_A_MINUTE: Final = 20
 BAD_CREDENTIAL_KEYS: Final = 100_000  # addresses remembered; the least recently seen go first
@@ -71,6 +74,8 @@ class EdgeContext:
     bad_credentials: RateLimiter = field(
         default_factory=lambda: RateLimiter(BAD_CREDENTIALS_A_MINUTE, 60, BAD_CREDENTIAL_KEYS)
     )
+    assertions: Assertions | None = None  # what workers say of callers; None: nobody is believed
+    jobs_on: bool = False  # whether requests can become jobs
     cors: Cors | None = None  # None: no page of another origin may read an answer
     doors: Doors = field(default_factory=lambda: Doors(None))
     lines: dict[str, Line] = field(default_factory=dict)  # of services with `max_requests`

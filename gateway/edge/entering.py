@@ -125,12 +125,12 @@ def _dispatch(exchange: Exchange, service: Service) -> None:
     if size and size > exchange.most_bytes(service):
         exchange.reject(exchange.too_large(service))
         return
-    if service is context.mounted:
+    if policy is None:  # one of the gateway's own paths
         begin = context.local.get((exchange.route, head.method))
         if begin is not None:
             _answer_here(exchange, begin(exchange))
             return
-    elif policy is not None and policy.total_timeout is not None:
+    elif policy.total_timeout is not None:
         exchange.total = context.deadlines.alarm(exchange, policy.total_timeout)
     if not exchange.request_complete and isinstance(exchange.pass_, Probe):
         context.deadlines.alarm(_SlowProbe(exchange), PROBE_UPLOAD_SECONDS)

@@ -42,6 +42,8 @@ CONTENT_TYPE: Final = 21
 ERROR_CODE: Final = 22  # from the control application to the record; never to a client
 # Request fields again.
 AI_AGENT: Final = 23  # by which an agent says so of its own accord
+ON_BEHALF: Final = 24  # a worker's word on whom it asks for; never to a service
+PREFER: Final = 25
 
 _REQUEST_KINDS: Final = {
     b"keep-alive": DROP,
@@ -73,12 +75,15 @@ _REQUEST_KINDS: Final = {
     b"tracestate": TRACESTATE,
     b"user-agent": USER_AGENT,
     b"accept": ACCEPT,
+    b"x-on-behalf-of": ON_BEHALF,
+    b"prefer": PREFER,
     b"x-ai-agent": AI_AGENT,
     b"ai-agent-id": AI_AGENT,
 }
 _READ_ONLY: Final = {
     USER_AGENT,
     ACCEPT,
+    PREFER,
     AI_AGENT,
 }  # looked at and forwarded: an alias of these harms nobody
 

@@ -56,6 +56,10 @@ class RequestHead:
     forwarding: list[h.Field] | None = None
     via: list[bytes] | None = None
     trailer: bytes | None = None
+    on_behalf: bytes | None = None  # X-On-Behalf-Of; empty where there are several
+    vouched = False  # whether it came from a worker, found out at the door
+    job: str | None = None  # the job that it is a step of, as a worker's signed word says
+    prefers = False  # whether there is a Prefer field among `fields`
 
     def __init__(self, method: bytes, target: bytes, version: int, fields: list[h.Field]) -> None:
         self.method = method
@@ -186,6 +190,11 @@ def _note(head: RequestHead, kind: int, name: bytes, value: bytes) -> None:
     elif kind == h.AI_AGENT:
         head.ai_agent = value if head.ai_agent is None else head.ai_agent
         head.fields.append((name, value))
+    elif kind == h.PREFER:
+        head.prefers = True
+        head.fields.append((name, value))
+    elif kind == h.ON_BEHALF:
+        head.on_behalf = value if head.on_behalf is None else b""
     elif kind == h.TRACESTATE:
         head.tracestate = value if head.tracestate is None else head.tracestate + b"," + value
 

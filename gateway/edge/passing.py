@@ -13,6 +13,7 @@ from gateway.policy.cors import CORS_FIELDS
 
 if TYPE_CHECKING:
     from gateway.edge.exchange import Exchange
+    from gateway.policy.identity import Identity
     from gateway.routing.services import Endpoint, Service
 
 _NONE: Final[frozenset[bytes]] = frozenset()
@@ -57,14 +58,19 @@ def request_pieces(exchange: Exchange, endpoint: Endpoint) -> list[bytes]:
         if policy.request_lines:
             lines = policy.request_lines + lines
     elif exchange.service is context.mounted:
-        # For the control application alone; clients can't send these (headers.request_kind).
-        lines += b"X-Gateway-Client: %b\r\n" % exchange.client_address.encode()
-        if not head.forwarding and head.via is None:
-            lines += b"X-Gateway-Direct: 1\r\n"
-        if exchange.identity is not None:
-            lines += b"X-Gateway-Identity: %b\r\n" % exchange.identity.encode()
+        lines += control_lines(exchange.client_address, head, exchange.identity)
     target = (endpoint.base_path + exchange.path or b"/") + exchange.query
     return m.request_pieces(head, target, endpoint.host_line, lines, exchange.upgrade)
+
+
+def control_lines(address: str, head: m.RequestHead, identity: Identity | None) -> bytes:
+    """For the control application alone; clients can't send these (headers.request_kind)."""
+    lines = b"X-Gateway-Client: %b\r\n" % address.encode()
+    if not head.forwarding and head.via is None:
+        lines += b"X-Gateway-Direct: 1\r\n"
+    if identity is not None:
+        lines += b"X-Gateway-Identity: %b\r\n" % identity.encode()
+    return lines
 
 
 def change_answer(

@@ -16,7 +16,7 @@ from gateway.edge.headers import Field
 from gateway.edge.streaming import bad_client_id, client_id_of
 from gateway.errors import Rejection
 from gateway.policy.auth import Identity, forbidden, unauthorized
-from sse.event import BackplaneAwayError, NewEvent, Published, Refused
+from sse.event import BackplaneAwayError, NewEvent, Published, Refused, is_job_stream
 from sse.idempotency import IdempotencyKeys, Stored, body_digest, publishing_scope, read_key
 from sse.publication import MAX_BODY_BYTES, read
 
@@ -91,7 +91,10 @@ class Publication:
         exchange, door = self._exchange, self._door
         identity = exchange.identity or Identity()
         given = exchange.head.by_name.get(b"idempotency-key")
-        events = read(body, internal=identity.may("internal"))
+        internal = identity.may("internal")
+        events = read(body, internal=internal)
+        if is_job_stream(self._client_id) and not internal:
+            raise Refused("FORBIDDEN", "What happens in a job is told by its workers alone.")
         asks = any(event.event_type == "question" for event in events)
         digest = b"" if given is None else body_digest(body)
         self._listed = body.lstrip().startswith(b"[")

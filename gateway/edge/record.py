@@ -15,6 +15,8 @@ RECORD_FIELDS = (
     "error_code", "duration_ms", "upstream_ms", "bytes_in", "bytes_out", "attempts", "user_agent",
     "ai_agent",
 )  # fmt: skip
+_OPERATION = "{operation_id}"
+_MOST_ID = 128  # as the request log keeps; ids have 53
 UNROUTED = "none"  # the service label of what reached no service
 
 
@@ -103,9 +105,20 @@ def record_of(exchange: Exchange) -> dict[str, object]:
         "user_agent": head.user_agent.decode("latin-1"),
         "ai_agent": None if exchange.agent is None else context.agents.name_of(head),
     }
+    job = head.job or _job_of(exchange)
+    if job is not None:
+        record["operation_id"] = job
     if exchange.end_reason is not None:
         record["end_reason"] = exchange.end_reason
     return record
+
+
+def _job_of(exchange: Exchange) -> str | None:
+    """The job whose path it is."""
+    if exchange.policy is not None or _OPERATION not in exchange.route:
+        return None
+    place = exchange.route.split("/").index(_OPERATION)
+    return exchange.path.split(b"/")[place][:_MOST_ID].decode("latin-1")
 
 
 def _path(target: bytes) -> str:

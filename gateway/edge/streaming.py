@@ -19,7 +19,6 @@ import orjson
 from gateway.edge import message as m
 from gateway.edge.admission import bad_credential, credentials
 from gateway.edge.answer import answer
-from gateway.edge.context import EVENTS_ROUTE
 from gateway.edge.headers import Field
 from gateway.edge.record import RECORD_FIELDS, keep, observe, record_of, wanted
 from gateway.errors import Rejection
@@ -32,7 +31,7 @@ from gateway.policy.auth import (
 from gateway.policy.ratelimit import address_key
 from gateway.policy.security_headers import security_lines
 from gateway.policy.tickets import TicketsAwayError
-from sse.event import is_client_id
+from sse.event import JOB_PREFIX, is_client_id
 from sse.stream import EventStream, Lane, lane
 
 if TYPE_CHECKING:
@@ -40,13 +39,14 @@ if TYPE_CHECKING:
     from gateway.edge.exchange import Exchange
     from gateway.edge.roles import Server
     from sse.hub import Hub
+    from sse.prefaces import Preface
 
 # A peer that takes nothing for so long while data waits is cut; Linux counts a closed window too.
 USER_TIMEOUT_MS: Final = 60_000
 # Each reader may want others; so many are looked through for an event in a microsecond or two.
 MAX_TYPES: Final = 32
 _TYPES: Final = re.compile(r"(?:[a-z0-9_.-]{1,64}|[a-z0-9_.-]{0,63}\*)").fullmatch
-_STREAM_FIELDS: Final[tuple[Field, ...]] = (
+STREAM_FIELDS: Final[tuple[Field, ...]] = (
     (b"Content-Type", b"text/event-stream; charset=utf-8"),
     (b"Cache-Control", b"no-cache, no-transform"),
     (b"X-Accel-Buffering", b"no"),
@@ -86,17 +86,26 @@ def accepts_events(accept: bytes) -> bool:
     return best[0] >= 0 and best[1] > 0
 
 
+def names_events(exchange: Exchange) -> bool:
+    """Whether it asks for an event stream by name, as an EventSource does."""
+    return _EVENT_STREAM in exchange.head.accept.lower()
+
+
 # What differs from stream to stream in its record, besides how it ended.
 _KEPT: Final = (
-    "request_id", "correlation_id", "trace_id", "client_ip", "user_id", "tenant", "path",
+    "request_id", "correlation_id", "trace_id", "client_ip", "user_id", "tenant", "path", "route",
     "user_agent", "ai_agent",
 )  # fmt: skip
 
 
 class StreamRequest:
-    """A GET or HEAD of the events path."""
+    """A GET or HEAD of the events path. What a stream of something else does otherwise is said by
+    `_read_client_id`, `_refusal`, `_new_cookie` and `_admit`.
+    """
 
-    __slots__ = ("_client_id", "_cookie", "_door", "_exchange", "_last_event_id", "_types")
+    __slots__ = (
+        "_client_id", "_cookie", "_door", "_exchange", "_last_event_id", "_preface", "_types",
+    )  # fmt: skip
 
     def __init__(self, door: EventsDoor, exchange: Exchange) -> None:
         self._door = door
@@ -104,6 +113,7 @@ class StreamRequest:
         self._client_id = ""
         self._cookie: bytes | None = None  # to set with the answer
         self._last_event_id: str | None = None
+        self._preface: Preface | None = None
         self._types = ""
 
     def receive(self, pieces: Sequence[bytes], complete: bool) -> None:
@@ -125,9 +135,9 @@ class StreamRequest:
     def _read(self) -> Rejection | Coroutine[Any, Any, Identity | None] | None:
         """Everything the request says; a ticket may have to be waited for."""
         exchange = self._exchange
-        client_id = client_id_of(exchange.path)
-        if client_id is None:
-            return bad_client_id()
+        client_id = self._read_client_id()
+        if isinstance(client_id, Rejection):
+            return client_id
         self._client_id = client_id
         query = parse_qs(
             exchange.query[1:].decode("latin-1"), keep_blank_values=True, encoding="latin-1"
@@ -143,6 +153,13 @@ class StreamRequest:
         given = header.decode("latin-1") if header else query.get("last_event_id", [""])[-1]
         self._last_event_id = given or None
         return self._read_grant(query.get("ticket"))
+
+    def _read_client_id(self) -> str | Rejection:
+        return client_id_of(self._exchange.path) or bad_client_id()
+
+    def _refusal(self, identity: Identity | None) -> Rejection | None:
+        """Why the caller may not read this."""
+        return _may_read(identity, self._client_id)
 
     def _read_grant(
         self, tickets: list[str] | None
@@ -221,7 +238,7 @@ class StreamRequest:
         exchange = self._exchange
         if exchange.finished or exchange.status:
             return
-        refusal = _may_read(identity, self._client_id)
+        refusal = self._refusal(identity)
         if refusal is not None or identity is None:
             exchange.reject(refusal or unauthorized("say who you are"))
             return
@@ -229,12 +246,17 @@ class StreamRequest:
             exchange.reject(self._counted(auth_failed("the token has expired (exp)")))
             return
         exchange.identity = identity
-        fields = [*_STREAM_FIELDS]
+        self._admit(identity)
+
+    def _admit(self, identity: Identity) -> None:
+        """Open it, if there is room."""
+        exchange = self._exchange
+        fields = [*STREAM_FIELDS]
         if self._cookie is not None:
             fields.append((b"Set-Cookie", self._cookie))
         why = self._door.hub.refusal(self._client_id, _address_of(exchange))
         if why == "full":
-            self._turn_away(fields)
+            self._turn_away_or_refuse(fields)
         elif why is not None:
             message = f"too many open streams of this {why}: close some, or try again later"
             exchange.reject(Rejection("RATE_LIMITED", message, 5))
@@ -244,15 +266,23 @@ class StreamRequest:
         else:
             self._hand_over(identity, fields)
 
-    def _turn_away(self, fields: list[Field]) -> None:
+    def _is_full(self) -> bool:
+        """Whether there is no room for it."""
+        hub = self._door.hub
+        return hub.refusal(self._client_id, _address_of(self._exchange)) is not None
+
+    def _turn_away_or_refuse(self, fields: list[Field]) -> None:
         """No room: an EventSource would stop for ever at an error, so it is told to come back."""
-        exchange = self._exchange
-        if _EVENT_STREAM not in exchange.head.accept.lower():
+        if names_events(self._exchange):
+            self._turn_away(fields, "draining" if self._door.hub.draining else "overloaded")
+        else:
             message = "no further event stream can be opened here now; try again later"
-            exchange.reject(Rejection("OVERLOADED", message, 5))
-            return
+            self._exchange.reject(Rejection("OVERLOADED", message, 5))
+
+    def _turn_away(self, fields: list[Field], reason: str) -> None:
+        """A stream that ends at once, and says when to come back."""
+        exchange = self._exchange
         exchange.request_complete = False
-        reason = "draining" if self._door.hub.draining else "overloaded"
         exchange.end_reason = reason
         answer(exchange, 200, fields, self._door.hub.closing(reason, later=True))
 
@@ -271,6 +301,7 @@ class StreamRequest:
             head,
             self._last_event_id,
             expires_at,
+            self._preface,
         ).join(self._client_id, done=exchange.client.done)
 
     def _response_head(self, fields: list[Field], chunked: bool) -> bytes:
@@ -326,6 +357,7 @@ class DoorStream(EventStream):
         head: bytes,
         last_event_id: str | None,
         expires_at: float | None,
+        preface: Preface | None,
     ) -> None:
         """Takes over the exchange and its client's transport."""
         client, identity = exchange.client, exchange.identity
@@ -347,6 +379,7 @@ class DoorStream(EventStream):
             user=None if identity is None else identity.subject or None,
             expires_at=expires_at,
             paused=client.paused,
+            preface=preface,
         )
 
     def join(self, client_id: str, *, done: bool) -> None:
@@ -379,6 +412,8 @@ class DoorStream(EventStream):
         record["events_sent"] = self.events_sent
         record["last_event_id"] = self.position or last_event_id
         record["end_reason"] = reason
+        if self.is_job and self.channel is not None:
+            record["operation_id"] = self.channel.client_id.removeprefix(JOB_PREFIX)
         keep(context, record)
 
 
@@ -388,7 +423,6 @@ _SAME: Final[dict[str, object]] = {
     "message": "request",
     "method": "GET",
     "query": "",
-    "route": EVENTS_ROUTE,
     "status": 200,
     "bytes_in": 0,
     "attempts": 0,

@@ -204,13 +204,14 @@ class Metrics:
         )
         self.counter(name, doc, (), lambda: [((), float(source()))])
 
-    def exposition(self, accept: str) -> tuple[bytes, str]:
-        """The page for a client with this Accept field: (body, Content-Type).
+    def exposition(self, accept: str, beside: Iterable[Metric] = ()) -> tuple[bytes, str]:
+        """The page for a client with this Accept field: (body, Content-Type). `beside` are families
+        that others count; one that is counted here too has the samples of both.
 
         OpenMetrics 1.0 when asked for, else the Prometheus text format 0.0.4.
         """
         encode, content_type = choose_encoder(_understood(accept))
-        return encode(self.registry), content_type
+        return encode(_Joined(self.registry, beside)), content_type
 
     def families(self) -> Iterator[Metric]:
         """All families as they stand now."""
@@ -301,6 +302,22 @@ class _Cells(Collector):
 
     def collect(self) -> Iterable[Metric]:
         return self._metrics.families()
+
+
+class _Joined(Collector):
+    """A registry and families beside it: no name may stand twice on a page."""
+
+    def __init__(self, registry: CollectorRegistry, beside: Iterable[Metric]) -> None:
+        self._registry = registry
+        self._beside = beside
+
+    def collect(self) -> Iterable[Metric]:
+        families = {family.name: family for family in self._registry.collect()}
+        for family in self._beside:
+            known = families.setdefault(family.name, family)
+            if known is not family:
+                known.samples.extend(family.samples)
+        return families.values()
 
 
 def _family(kind: str, name: str, doc: str, labels: tuple[str, ...], samples: Samples) -> Metric:

@@ -9,6 +9,7 @@ cookies for browsers in tickets. The clock is passed in: Unix seconds, since tok
 from __future__ import annotations
 
 import hashlib
+import hmac
 import math
 import re
 from collections import OrderedDict
@@ -92,7 +93,7 @@ class Credentials:
 
 class Authenticator:
     """Identifies callers by the signing keys of `settings`, those of `jwks` and the API keys given;
-    without any of them, by the keyless rules.
+    without any of them, by the keyless rules. `service_token` is a worker's, also where those hold.
 
     Raises SettingsError when a key can't be used. A token whose signature was good is remembered by
     its SHA-256, so that no table of the process holds tokens.
@@ -105,6 +106,7 @@ class Authenticator:
         "_keyless",
         "_keys",
         "_revocations",
+        "_service_digest",
         "_signatures",
         "_verified",
         "_version",
@@ -118,6 +120,7 @@ class Authenticator:
         keys: ApiKeys | None = None,
         jwks: Jwks | None = None,
         revocations: Revocations | None = None,
+        service_token: str | None = None,
     ) -> None:
         self._signatures: Signatures | None = None
         if (
@@ -126,6 +129,9 @@ class Authenticator:
             or settings.jwt_public_key is not None
         ):
             self._signatures = Signatures(settings.jwt_secret, settings.jwt_public_key, jwks)
+        self._service_digest: bytes | None = None
+        if service_token is not None:
+            self._service_digest = hashlib.sha256(key_bytes(service_token)).digest()
         self._keys = keys if keys is not None else ApiKeys()
         self._jwks = jwks
         self._revocations = revocations if revocations is not None else Revocations()
@@ -183,6 +189,8 @@ class Authenticator:
                 return self._judged(verified, wall_seconds, digest)
             if (verified := self._keys.find(digest)) is not None:
                 return self._judged(verified, wall_seconds, None)
+            if self._is_worker(digest):
+                return _WORKER
         if self.is_keyless:
             return _KEYLESS_OWNER if self._may_write(credentials) else _KEYLESS_READER
         if not fields:
@@ -210,13 +218,27 @@ class Authenticator:
             return None
         if not field.startswith(_BEARER_PREFIX):
             return None
-        verified = self._verified.get(hashlib.sha256(field[len(_BEARER_PREFIX) :]).digest())
-        if verified is None or not verified.not_before <= wall_seconds < verified.ends_at:
+        digest = hashlib.sha256(field[len(_BEARER_PREFIX) :]).digest()
+        verified = self._verified.get(digest)
+        if verified is None:
+            return _WORKER if self._is_worker(digest) else None
+        if not verified.not_before <= wall_seconds < verified.ends_at:
             return None
         identity = verified.identity
         if identity.jti is not None and self._revocations.is_revoked(identity.jti):
             return None
         return identity
+
+    def is_service(self, field: bytes | None) -> bool:
+        """Whether `field`, the one Authorization field, is the service token."""
+        if self._service_digest is None or not field or not field.startswith(_BEARER_PREFIX):
+            return False
+        return self._is_worker(hashlib.sha256(field[len(_BEARER_PREFIX) :]).digest())
+
+    def _is_worker(self, digest: bytes) -> bool:
+        """In constant time, though what is compared are digests."""
+        own = self._service_digest
+        return own is not None and hmac.compare_digest(digest, own)
 
     def write_refusal(self) -> Rejection:
         """For a caller without a credential that wants to write."""
@@ -342,6 +364,13 @@ class Authenticator:
 
 
 _NOBODY: Final = Identity()
+# Its id begins as an API key's does: no service gets such a credential (edge/passing.py).
+_WORKER: Final = Identity(
+    subject="gateway-worker",
+    tier="enterprise",
+    scopes=frozenset(("internal",)),
+    jti="gw_service_token",
+)
 _KEYLESS_READER: Final = Identity(open_read=True)
 _KEYLESS_OWNER: Final = Identity(open_read=True, open_write=True)
 

@@ -13,6 +13,8 @@ from typing import Final, NamedTuple, TypeGuard
 
 import orjson
 
+from sse.event import is_job_stream
+
 TIERS: Final = ("anonymous", "free", "pro", "enterprise")
 LEAST_TIER: Final = TIERS[0]
 # Between the clocks of who signs and who verifies; longer would let ended tokens live on.
@@ -48,13 +50,14 @@ class Identity:
         return self.subject or "anonymous"
 
     def may_read(self, client_id: str) -> bool:
-        """Whether the events and questions of this client id are for this caller."""
-        return (
-            self.open_read
-            or client_id == self.subject
-            or client_id in self.client_ids
-            or "events:read" in self.scopes
-        )
+        """Whether the events and questions of this client id are for this caller. A job's are its
+        owner's, who has paths of his own for that: no scope and no name gives another's.
+        """
+        if self.open_read or client_id in self.client_ids:
+            return True
+        if is_job_stream(client_id):
+            return False
+        return client_id == self.subject or "events:read" in self.scopes
 
     def may(self, *scopes: str) -> bool:
         """Whether the caller has one of the scopes, or what they stand for is open.

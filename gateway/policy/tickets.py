@@ -9,21 +9,19 @@ token's end is one.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
-import os
 import re
 import secrets
 from collections import OrderedDict
-from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
 from gateway.policy.identity import Identity
+from gateway.policy.kept_secret import kept_secret
 from gateway.policy.revocations import Revocations
 from gateway.policy.signatures import BadTokenError, Signatures, key_bytes
-from gateway.settings import Settings, SettingsError
+from gateway.settings import Settings
 
 TICKET_SECONDS: Final = 30
 # A ticket lives 30 s: 10,000 of them are 333 page loads a second. Some 500 bytes each.
@@ -37,7 +35,7 @@ KEY_FILE: Final = "stream-cookie.key"
 _TICKET_BYTES: Final = 32  # 256 bits: nobody guesses one in 30 s, nor in 30 years
 _MAX_VALUES: Final = 4  # cookies of our name that are tried; a browser sends one for a path
 _WRITTEN: Final = re.compile(r"[A-Za-z0-9._~:@%-]{1,384}").fullmatch  # 128 characters, all as %XX
-_KEY: Final = re.compile(r"[0-9a-f]{64}\n").fullmatch
+_PATH: Final = re.compile(r"/[A-Za-z0-9._~:@%/-]{1,511}").fullmatch
 
 
 class TicketsAwayError(ConnectionError):
@@ -126,17 +124,22 @@ class StreamGrants:
         *,
         secure: bool,
         written: str | None = None,
+        path: str | None = None,
     ) -> bytes | None:
         """The value of a Set-Cookie field (RFC 6265 §4.1); None where the caller has no credential:
         then reading is open, and must not stay so for a cookie once a key is set.
 
         `written` is the client id as the path of the request has it, for browsers compare paths
-        byte for byte and send `a%40b` as it stands in the page's URL. `secure`: it came by TLS.
-        Raises ValueError when that is not the client id.
+        byte for byte and send `a%40b` as it stands in the page's URL; `path` is the whole path,
+        where it is another one. `secure`: it came by TLS. Raises ValueError when `written` is not
+        the client id, or `path` no path that a cookie can name.
         """
         written = client_id if written is None else written
         if not _WRITTEN(written) or unquote(written) != client_id:
             raise ValueError("written must be the client id, percent-encoded or not")
+        path = f"/api/v1/events/{written}" if path is None else path
+        if not _PATH(path):
+            raise ValueError("a cookie's path has no character that ends it")
         if identity.subject is None:
             return None
         ends_at = identity.expires_at
@@ -150,7 +153,7 @@ class StreamGrants:
         if identity.jti is not None:
             claims["jti"] = identity.jti
         parts = [f"{COOKIE_NAME}={self._signatures.sign(claims)}"]
-        parts.append(f"Path=/api/v1/events/{written}")
+        parts.append(f"Path={path}")
         if ends_at is not None:  # else the browser drops it with its session
             parts.append(f"Max-Age={max(0, int(ends_at - wall))}")
         parts += ["HttpOnly", "SameSite=Strict"]
@@ -211,46 +214,6 @@ def grant_key(settings: Settings) -> str:
     """
     secret = settings.cookie_secret
     if secret is None:
-        secret = _kept_secret(settings.state_dir / KEY_FILE)
+        secret = kept_secret(settings.state_dir / KEY_FILE, "COOKIE_SECRET")
     label = "\0".join((COOKIE_NAME, settings.jwt_secret or "", settings.jwt_public_key or ""))
     return hmac.new(key_bytes(secret), label.encode(), "sha256").hexdigest()
-
-
-def _kept_secret(file: Path) -> str:
-    try:
-        try:
-            text = file.read_text("ascii")
-        except FileNotFoundError:
-            _make_secret(file)
-            text = file.read_text("ascii")
-    except UnicodeDecodeError:
-        text = ""
-    except OSError as error:
-        raise SettingsError(
-            f"settings: {file} can't be read or made ({error.strerror}), "
-            "expected a STATE_DIR to write to, or COOKIE_SECRET"
-        ) from None
-    if not _KEY(text):
-        raise SettingsError(
-            f"settings: {file} holds no key of this gateway, expected one (deleting the file makes "
-            "a new one), or COOKIE_SECRET"
-        )
-    return text
-
-
-def _make_secret(file: Path) -> None:
-    """Make the file whole or not at all: a link to a finished file never replaces another's, so of
-    several processes that start at once one wins and all read the same.
-    """
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = file.with_name(f"{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with open(descriptor, "w", encoding="ascii") as opened:  # noqa: PTH123 - a descriptor
-            opened.write(f"{secrets.token_hex(32)}\n")
-            opened.flush()
-            os.fsync(descriptor)
-        with contextlib.suppress(FileExistsError):
-            os.link(draft, file)
-    finally:
-        draft.unlink()

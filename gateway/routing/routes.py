@@ -17,6 +17,7 @@ from gateway.routing.services import Service
 from gateway.settings_limits import LimitSettings
 from gateway.settings_patterns import Rewrite
 from gateway.settings_route_rows import HeaderChanges, RetrySettings, RouteSettings
+from gateway.settings_services import ServiceSettings
 
 OPEN_LINE = "/api/v1/{service}"
 
@@ -28,7 +29,8 @@ class Route:
     `matching` is None for the open line. `request_lines` and `response_lines` are CRLF-ended fields
     to send; those named in `…_removed` (lower case) are taken off before. `agent_rules` hold for AI
     agents besides the others where `agents` is `limit`. `query_keys`: whose values a record may
-    show.
+    show. `durable`: whether a request becomes a job where its client prefers that, or each does;
+    None: none.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Route:
     agents: Literal["allow", "refuse", "limit"] = "allow"
     agent_rules: tuple[Rule, ...] = ()
     query_keys: frozenset[bytes] = frozenset()
+    durable: Literal["allowed", "always"] | None = None
 
     def __repr__(self) -> str:
         return f"<Route {self.name} -> {self.service.name}>"
@@ -69,7 +72,8 @@ def open_routes(exposed: Mapping[str, Service], auth_default: str) -> dict[str, 
     for service in exposed.values():
         if service.name not in made:
             auth = AuthRule.parse(service.settings.auth or auth_default)
-            made[service.name] = Route(OPEN_LINE, service, auth)
+            durable = durable_of(None, service.settings)
+            made[service.name] = Route(OPEN_LINE, service, auth, durable=durable)
     return {name: made[service.name] for name, service in exposed.items()}
 
 
@@ -96,7 +100,18 @@ def _route(row: RouteSettings, service: Service, auth_default: str) -> Route:
         agents="limit" if isinstance(agents, LimitSettings) else agents,
         agent_rules=_agent_rules(row),
         query_keys=frozenset(key.encode() for key in row.query),
+        durable=durable_of(row, service.settings),
     )
+
+
+def durable_of(
+    row: RouteSettings | None, service: ServiceSettings
+) -> Literal["allowed", "always"] | None:
+    """What a row says of jobs, or its service; None: neither lets a request become one."""
+    said = None if row is None else row.durable
+    if said is None:
+        return "allowed" if service.durable else None
+    return None if said == "off" else said
 
 
 def _agent_rules(row: RouteSettings) -> tuple[Rule, ...]:

@@ -303,6 +303,8 @@ def _deliveries(
         targets.append(("callback", ending.question.callback_url))
     if forward and ending.state.status == ANSWERED:
         targets.append(("forward", ""))
+    if ending.question.job is not None:
+        targets.append(("job", ending.question.job))
     payload = delivered(ending) if targets else b""
     return [
         {

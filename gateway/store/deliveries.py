@@ -18,17 +18,19 @@ from gateway.store.tables import audit, outbox
 
 CALLBACK: Final = "callback"
 FORWARD: Final = "forward"
+JOB: Final = "job"
 LEASE_SECONDS: Final = 60.0
 _MAX_ERROR_CHARACTERS: Final = 500
-_DONE: Final = {CALLBACK: "called_back", FORWARD: "forwarded"}
+_DONE: Final = {CALLBACK: "called_back", FORWARD: "forwarded", JOB: "forwarded"}
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """A decision that is to be sent. `id` stays the same over all tries.
 
-    `target` is the URL of a callback, empty for a forward. `payload` is JSON; `attempts` counts the
-    tries before this one. `created_at` is the decision's time, Unix seconds.
+    `target` is the URL of a callback, the operation id of a job, empty for a forward. `payload` is
+    JSON; `attempts` counts the tries before this one. `created_at` is the decision's time, Unix
+    seconds.
     """
 
     id: str

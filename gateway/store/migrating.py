@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 from sqlalchemy import Connection, inspect, text
 
-HEAD: Final = "0002"
+HEAD: Final = "0003"
 _log = structlog.get_logger("gateway.store")
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 

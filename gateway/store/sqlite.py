@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,6 +35,7 @@ MIGRATING_SECONDS: Final = 60.0
 # A disk that hangs gets no more work than this: callers give up after seconds, threads can't.
 MAX_PENDING: Final = 2000
 _JOURNAL_BYTES: Final = 64 << 20  # the log is cut down to this after a burst
+_BETWEEN_TRIES_SECONDS: Final = 0.01
 
 
 class SqliteBackend:
@@ -122,8 +125,8 @@ class SqliteBackend:
         @event.listens_for(engine, "connect")
         def prepare(connection: Any, _record: object) -> None:
             connection.isolation_level = None  # BEGIN is said below, COMMIT by SQLAlchemy
+            _write_ahead(connection, busy)
             for pragma in (
-                "journal_mode=WAL",
                 "synchronous=FULL",
                 f"journal_size_limit={_JOURNAL_BYTES}",
                 f"query_only={int(query_only)}",
@@ -135,3 +138,20 @@ class SqliteBackend:
             connection.exec_driver_sql(begin)
 
         return engine
+
+
+def _write_ahead(connection: sqlite3.Connection, patience_seconds: float) -> None:
+    """WAL: processes on one file (a gateway and its worker) write in turn, and read meanwhile.
+
+    SQLite waits for any lock but the one that a new file's first switch takes: of processes that
+    start at once, some would be told that it is locked.
+    """
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").close()
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                raise
+            time.sleep(_BETWEEN_TRIES_SECONDS)  # in a thread of the store's

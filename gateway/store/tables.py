@@ -234,3 +234,18 @@ Index("api_requests_tenant", api_requests.c.tenant, api_requests.c.started_ms,
 Index("api_requests_user", api_requests.c.user_id, api_requests.c.started_ms,
       sqlite_where=_of_user, postgresql_where=_of_user)  # fmt: skip
 Index("api_requests_route", api_requests.c.route, api_requests.c.started_ms)
+
+# Encrypted, and the only copy for as long as a history refers to it. `kept_ms` is when it was last
+# written, `look_ms` when to look whether its job is still known to Temporal.
+job_payloads = Table(
+    "job_payloads",
+    metadata,
+    Column("payload_id", String(64), primary_key=True),
+    Column("namespace", String(128), nullable=False),
+    Column("operation_id", String(256), nullable=False),  # empty: of no job that is known
+    Column("data", LargeBinary, nullable=False),
+    Column("kept_ms", BigInteger, nullable=False),
+    Column("look_ms", BigInteger, nullable=False),
+)
+Index("job_payloads_look", job_payloads.c.namespace, job_payloads.c.look_ms)
+Index("job_payloads_job", job_payloads.c.namespace, job_payloads.c.operation_id)

@@ -46,7 +46,7 @@ def delivery(
         id=delivery_id,
         question_id=str(changed.get("question_id", "q-1")),
         kind=kind,
-        target=target if kind == "callback" else "",
+        target="" if kind == "forward" else target,
         payload=payload(**changed),
         attempts=attempts,
         created_at=created_at,

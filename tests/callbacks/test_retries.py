@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from gateway.callbacks.retries import DAY_SECONDS, next_try, retry_after
+from gateway.callbacks.retries import DAY_SECONDS, next_try, next_try_for_job, retry_after
 
 MIDDLE = 0.5  # a draw that leaves the delay as it is
 
@@ -65,3 +65,10 @@ def test_a_wish_for_patience_is_heard_up_to_an_hour_and_never_shortens_a_delay()
 )
 def test_a_wish_for_patience_is_seconds_or_a_date(text: str | None, seconds: float | None) -> None:
     assert retry_after(text, 10.0) == seconds
+
+
+def test_a_job_is_told_soon_and_as_long_as_the_decision_is_kept() -> None:
+    delays = [next_try_for_job(failed, 100.0, MIDDLE) - 100 for failed in range(1, 2000)]
+    assert delays[:4] == [5, 15, 45, 60]
+    assert set(delays[4:]) == {60}
+    assert (next_try_for_job(9, 0.0, 0.0), next_try_for_job(9, 0.0, 1.0)) == (45, 75)

@@ -14,7 +14,7 @@ from gateway.policy.auth import Identity
 from tests.control.conftest import LOCAL, Client, Connect, Running
 
 # Those that show a page; the others have tests of their own.
-PAGES = [path for path in PATHS if not path.startswith(("/api/", "/admin/"))]
+PAGES = [path for path in PATHS if not path.startswith(("/api/", "/admin/", "/internal/"))]
 
 
 @pytest.mark.parametrize("path", PAGES)

@@ -7,6 +7,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
+from gateway.control import internal
 from gateway.control.app import PATHS
 from gateway.errors import ERRORS
 from tests.control.conftest import Client
@@ -30,6 +31,22 @@ CONTRACT = {
         f"{QUESTIONS}/{{question_id}}/response",
     ): "200 400 401 403 404 409 410 422 429 503 504",
     ("get", f"{QUESTIONS}/{{question_id}}/wait"): "200 202 400 401 404 503 504",
+    **{
+        (method, prefix + below): statuses
+        for prefix in ("/api/v1/workflows", "/api/workflows")
+        for method, below, statuses in (
+            ("get", "", "200 400 401 403 422 429 503"),
+            ("post", "/{type}", "200 202 400 401 403 404 413 422 429 503"),
+            ("get", "/{operation_id}/status", "200 401 403 404 429 503"),
+            ("get", "/{operation_id}/result", "200 202 400 401 403 404 409 429 503"),
+            ("get", "/{operation_id}/stream", "200 204 400 401 403 404 406 429 503"),
+            ("get", "/{operation_id}/history", "200 401 403 404 429 503"),
+            ("post", "/{operation_id}/cancel", "202 401 403 404 409 429 503"),
+            ("post", "/{operation_id}/terminate", "200 401 403 404 409 429 503"),
+            ("post", "/{operation_id}/signal/{name}", "202 400 401 403 404 409 429 503"),
+            ("post", "/{operation_id}/update/{name}", "200 400 401 403 404 409 422 429 503"),
+        )
+    },
     ("get", "/approvals"): "200",
     ("get", "/health"): "200 503",
     ("get", "/health/live"): "200",
@@ -82,13 +99,16 @@ def test_every_reference_points_somewhere_and_every_component_is_used() -> None:
 
 
 def test_the_paths_are_those_that_are_answered() -> None:
-    assert set(DOCUMENT["paths"]) == {"/api/v1/{service}/{path}", *PATHS}
+    shown = set(PATHS) - set(internal.PATHS)  # for the gateway's own workers alone
+    assert set(DOCUMENT["paths"]) == {"/api/v1/{service}/{path}", *shown}
 
 
 async def test_every_route_of_the_application_is_described(client: Client) -> None:
     assert client.app is not None
     for route in client.app.router.routes():
         assert route.resource is not None
+        if route.resource.canonical.startswith("/internal/"):
+            continue
         described = DOCUMENT["paths"][route.resource.canonical]
         # A HEAD that aiohttp adds to a GET, and a path that takes any method, need no words.
         assert route.method in ("HEAD", "*") or route.method.lower() in described

@@ -31,6 +31,8 @@ PARENT = b"b7ad6b7169203331"
         b"X-Gateway-Client",
         b"X-Gateway-Direct",
         b"X-Gateway-Anything-Later",
+        b"X_On_Behalf_Of",
+        b"x-on.behalf-of",
     ],
 )
 def test_hop_by_hop_and_identity_fields_of_a_client_are_dropped(name: bytes) -> None:
@@ -400,3 +402,10 @@ def test_what_looks_like_an_address_in_a_quoted_host_is_none(host: bytes) -> Non
 def test_no_forwarded_field_breaks_the_reading_of_the_chain(value: str) -> None:
     for address in h.forwarded_for([(b"Forwarded", value.encode())]):
         assert isinstance(address, str)
+
+
+def test_whom_a_worker_asks_for_is_read_and_a_preference_read_and_passed_on() -> None:
+    assert h.request_kind(b"X-On-Behalf-Of") == h.ON_BEHALF
+    assert h.request_kind(b"prefer") == h.PREFER
+    fields = [(b"X-On-Behalf-Of", b"a"), (b"X_On_Behalf_Of", b"a"), (b"Prefer", b"b")]
+    assert h.trailers(fields) == []

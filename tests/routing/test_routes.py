@@ -17,13 +17,20 @@ from gateway.settings_route_rows import (
 )
 
 
-def service(name: str, *aliases: str, auth: str | None = None, is_open: bool = True) -> Service:
+def service(
+    name: str,
+    *aliases: str,
+    auth: str | None = None,
+    is_open: bool = True,
+    durable: bool = False,
+) -> Service:
     settings = ServiceSettings(
         name=name,
         aliases=(name, *aliases),
         endpoints=(EndpointUrl("http", "a.test", 80),),
         exposed=is_open,
         auth=auth,
+        durable=durable,
     )
     return Service(settings, Metrics("1").service(name))
 
@@ -90,6 +97,20 @@ def test_a_row_that_says_nothing_of_callers_asks_what_its_service_does_or_the_de
     assert (first.auth.kind, second.auth.kind) == ("none", "required")
     assert (first.agents, first.rules, first.agent_rules) == ("refuse", (), ())
     assert (first.request_lines, first.request_removed) == (b"", frozenset())
+
+
+def test_a_row_or_else_its_service_says_whether_requests_become_jobs() -> None:
+    rows = [
+        RouteSettings(name=said or "", where="", pattern=PATTERN, service=name, durable=said)
+        for name in ("a", "b")
+        for said in (None, "off", "allowed", "always")
+    ]
+    services = {"a": service("a"), "b": service("b", durable=True)}
+    made = [route.durable for route in build_routes(rows, services, "none")]
+    assert made[:4] == [None, None, "allowed", "always"]
+    assert made[4:] == ["allowed", None, "allowed", "always"]
+    by_name = open_routes(exposed(services.values()), "none")
+    assert (by_name["a"].durable, by_name["b"].durable) == (None, "allowed")
 
 
 def test_the_open_line_has_one_route_for_a_service_under_all_its_names() -> None:

@@ -128,6 +128,54 @@ def test_a_pattern_takes_no_longer_than_the_text() -> None:
     assert len(faults(schema, names)) == 1
 
 
+@pytest.mark.parametrize(
+    "patterns",
+    [
+        [r"(?i)\p{L}{300}"],  # a second to compile, 4 MB to keep
+        [rf"({n}.{{1000}})" for n in range(300)],
+        [r"\p{L}" * 50],
+        [rf"{n}\p{{Greek}}" for n in range(41)],
+        ["(.{900}){9}"],
+    ],
+)
+def test_patterns_that_are_large_are_refused_before_all_are_compiled(patterns: list[str]) -> None:
+    assert len(bad({"allOf": [{"pattern": each} for each in patterns]})) == 1
+    assert len(bad({"patternProperties": dict.fromkeys(patterns, True)})) == 1
+
+
+def test_usual_patterns_are_taken_many_times_over() -> None:
+    mail = r"^[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9.-]{1,255}\.[A-Za-z]{2,63}$"
+    names = {f"m{n}": {"pattern": mail, "maxLength": n} for n in range(100)}
+    names["name"] = {"pattern": r"^[\p{L}\p{N} .'-]+$"}
+    assert faults({"properties": names}, {"m50": "ann@example.test", "name": "Zoë"}) == []
+
+
+def test_a_pattern_with_many_states_is_not_followed_through_a_long_text() -> None:
+    """Where it matches at the end nothing else would keep the search from going on."""
+    checker = AnswerSchemas().read({"pattern": "x.{900}z$"})
+    assert checker.faults("x" + "y" * 900 + "z") == []
+    [(at, text)] = checker.faults("xy" * 30_000 + "x" + "y" * 900 + "z")
+    assert at == ""
+    assert "too long" in text
+    named = AnswerSchemas().read({"patternProperties": {"x.{900}z$": False}})
+    assert "too long" in named.faults({"xy" * 30_000: 1})[0][1]
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "times"),
+    [
+        ({"anyOf": [{"type": "null"}] * 450 + [{"type": "object"}]}, {"a": ["x" * 200] * 300}, 20),
+        ({"anyOf": [{"const": [[0] * 6000]}, True]}, [[0] * 5999 + [1]], 30),
+    ],
+)
+def test_what_is_said_of_a_large_answer_counts_as_work(schema: Any, value: Any, times: int) -> None:
+    """Each branch that fails repeats all of the answer in what it says."""
+    branches = {"p": {"allOf": [{"$ref": "#/$defs/a"}] * times}}
+    checker = AnswerSchemas().read({"$defs": {"a": schema}, "properties": branches})
+    [(at, text)] = checker.faults({"p": value})
+    assert (at, "too long" in text) == ("", True)
+
+
 def test_many_items_are_compared_without_each_meeting_each() -> None:
     assert faults({"uniqueItems": True}, [{"n": n} for n in range(9000)]) == []
     assert faults({"items": {"enum": list(range(2000))}}, list(range(9000))) == [""]

@@ -20,7 +20,9 @@ from sse.question import (
     seats_of,
     why_not_answer,
 )
-from tests.asking import KEYLESS, NOW, NOW_MS, Asker, Clock, someone
+from tests.asking import KEYLESS, NOW, NOW_MS, WORKER, Asker, Clock, someone
+
+KEYED_WRITER = someone("svc", "questions:ask", "events:write")
 
 
 def question(asked_by: str | None = "svc", **members: Any) -> Question:
@@ -176,3 +178,19 @@ def test_missing_is_not_null() -> None:
     assert question(default=None).default is None
     assert repr(MISSING) == "missing"
     assert "prompt" not in repr(question())
+
+
+def test_a_worker_sees_and_withdraws_what_was_asked_for_a_job() -> None:
+    of_job, other = question(job="a-1", asked_by="ann"), question()
+    assert may_see(WORKER, of_job)
+    assert may_withdraw(WORKER, of_job)
+    assert why_not_answer(WORKER, of_job) is not None
+    assert not may_see(WORKER, other)
+    assert not may_withdraw(WORKER, other)
+    assert may_withdraw(someone("ann"), of_job)
+    assert not may_see(KEYED_WRITER, of_job)
+
+
+def test_a_job_is_kept_with_its_question() -> None:
+    asked = question(job="a-1", asked_by="ann")
+    assert from_document(asked.document, asked.asked_by, asked.ordinal) == asked

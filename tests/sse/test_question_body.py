@@ -292,3 +292,40 @@ def test_whatever_is_asked_is_taken_or_refused_with_pointers_that_exist(
         for name in ("metadata", "schema", "default"):
             if name in given and (given[name] is not None or name == "default"):
                 assert shown[name] == given[name]
+
+
+def test_a_job_is_named_by_the_gateways_own_workers_only() -> None:
+    reader = QuestionReader(AnswerSchemas(), Ids("new"), callbacks=True)
+    given = body(job="0123456789abcdef-1", asked_by="ann")
+    question = reader.read(given, "gateway-worker", int(NOW * 1_000_000), internal=True).question
+    assert (question.job, question.asked_by) == ("0123456789abcdef-1", "ann")
+    shown = json.loads(question.document)
+    assert (shown["job"], shown["asked_by"]) == ("0123456789abcdef-1", "ann")
+    assert sorted(refused(given)) == ["/asked_by", "/job"], "to others they are no members"
+
+
+def test_a_jobs_question_without_an_asker_is_nobodys() -> None:
+    reader = QuestionReader(AnswerSchemas(), Ids("new"), callbacks=True)
+    given = body(job="a-1", asked_by=None)
+    question = reader.read(given, "gateway-worker", int(NOW * 1_000_000), internal=True).question
+    assert question.asked_by is None
+    assert json.loads(question.document)["asked_by"] == "anonymous"
+
+
+@pytest.mark.parametrize(
+    ("members", "pointer"),
+    [
+        ({"job": "a b"}, "/job"),
+        ({"job": 1}, "/job"),
+        ({"job": "a-1", "asked_by": 1}, "/asked_by"),
+        ({"job": "a-1", "asked_by": ""}, "/asked_by"),
+        ({"asked_by": "ann"}, "/asked_by"),
+        ({"job": "a-1", "policy": "all", "approvers": ["ann"], "forbid_self": True,
+          "asked_by": "ann"}, "/approvers/0"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_jobs_question_is_said(members: dict[str, Any], pointer: str) -> None:
+    reader = QuestionReader(AnswerSchemas(), Ids("new"), callbacks=True)
+    with pytest.raises(Refused) as caught:
+        reader.read(body(**members), "gateway-worker", int(NOW * 1_000_000), internal=True)
+    assert [at for at, _ in caught.value.details] == [pointer]

@@ -14,7 +14,7 @@ import pytest
 from gateway.policy.auth import Identity
 from gateway.store.database import FILE_NAME
 from sse.event import BackplaneAwayError, NewEvent, Refused
-from tests.asking import ASKER, KEYLESS, Board, Clock, Place, Room, room, someone
+from tests.asking import ASKER, KEYLESS, WORKER, Board, Clock, Place, Room, room, someone
 from tests.connection import eventually
 from tests.sse.questioning import ALICE, BOB, answer, asked, code, open_for
 
@@ -432,3 +432,35 @@ async def test_the_number_of_open_ones_is_kept(here: Room) -> None:
     await here.questions.start()
     assert here.questions.open_count == 1
     assert "open=1" in repr(here.questions)
+
+
+async def test_every_end_of_a_jobs_question_is_to_be_sent(place: Place) -> None:
+    due: list[int] = []
+    clock = Clock()
+    async with room(place, clock, due=lambda: due.append(1)) as here:
+        members = {"job": "a-1", "asked_by": "ann"}
+        await answer(here, await asked(here, WORKER, **members))
+        assert len(due) == 1
+        await here.questions.withdraw(WORKER, await asked(here, WORKER, **members))
+        assert len(due) == 2
+        await asked(here, WORKER, expires_in=1, **members)
+        clock.now += 2
+        await here.questions.sweep()
+        assert len(due) == 3
+        await here.questions.withdraw(ASKER, await asked(here))
+        assert len(due) == 3
+
+
+async def test_a_worker_that_asks_again_gets_the_same_question_and_leaves_no_look(
+    here: Room,
+) -> None:
+    members = {"question_id": "q-9", "job": "a-1", "asked_by": "ann", "prompt": "Deploy?"}
+    body = {"client_ids": ["alice"]} | members
+    first, is_new = await here.questions.ask(WORKER, body)
+    again, is_new_again = await here.questions.ask(WORKER, body)
+    assert (first, is_new, is_new_again) == (again, True, False)
+    found = json.loads(await here.questions.get(WORKER, "q-9"))
+    assert (found["job"], found["asked_by"]) == ("a-1", "ann")
+    await here.settle()
+    found = json.loads(await here.questions.get(WORKER, "q-9"))
+    assert [each["what"] for each in found["audit"]] == ["asked"]

@@ -385,3 +385,35 @@ async def test_after_its_close_a_store_takes_nothing(
         with pytest.raises(StoreAwayError):
             await store.ask([asker.new()], together=False)
         assert "StoredQuestions" in repr(store)
+
+
+async def test_a_jobs_decision_is_kept_for_it_however_its_question_ends(
+    place: Place, clock: Clock, asker: Asker
+) -> None:
+    async with place.database() as database, place.store(clock, forward=True) as store:
+        deliveries = Deliveries(database, clock)
+        answered, withdrawn, expired, defaulted, plain = await keep(
+            store,
+            asker.new(job="a-1"),
+            asker.new(job="a-2"),
+            asker.new(job="a-3", expires_in=1),
+            asker.new(job="a-4", expires_in=1, default=7),
+            asker.new(),
+        )
+        await store.decide(attempt(answered, ALICE))
+        await store.decide(attempt(answered, BOB))
+        await store.decide(attempt(plain, ALICE))
+        await store.decide(Withdrawal(withdrawn, "gateway-worker"))
+        await store.end_due(clock.ms + 1000, 10)
+        due = await deliveries.due_deliveries(clock.now + 2, 10, kinds=["job"])
+        payloads = {each.target: json.loads(each.payload)["data"] for each in due}
+        assert {each.kind for each in due} == {"job"}
+        assert {target: (data["question_id"], data["status"], data["response"])
+                for target, data in payloads.items()} == {
+            "a-1": (answered.question_id, "answered", "yes"),
+            "a-2": (withdrawn.question_id, "withdrawn", None),
+            "a-3": (expired.question_id, "expired", None),
+            "a-4": (defaulted.question_id, "answered", 7),
+        }  # fmt: skip
+        await store.purge(clock.ms + 10**9, 10)
+        assert await deliveries.due_deliveries(clock.now + 10**6, 10, kinds=["job"]) == []

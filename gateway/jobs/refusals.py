@@ -1,0 +1,38 @@
+"""How jobs refuse: one exception that carries the gateway's error, for who asked over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from gateway.errors import Rejection
+
+# What is wrong with an input: a client that got more wrong than this sends something else.
+MAX_FAULTS: Final = 20
+
+
+class JobRefusedError(Exception):
+    """A call about a job is refused; the text tells a client what to do."""
+
+    def __init__(self, rejection: Rejection) -> None:
+        super().__init__(rejection.message)
+        self.rejection = rejection
+
+
+def unprocessable(faults: Sequence[tuple[str, str]]) -> JobRefusedError:
+    """The refusal of an input; `faults` are (JSON pointer, message) pairs, at least one."""
+    at, text = faults[0]
+    message = f"Nothing was started. {f'{at}: ' if at else ''}{text}"
+    return JobRefusedError(Rejection("UNPROCESSABLE", message, details=tuple(faults[:MAX_FAULTS])))
+
+
+def no_such_job() -> JobRefusedError:
+    """Of an id that nobody has, and of one that is another's: both read the same."""
+    return JobRefusedError(
+        Rejection("NOT_FOUND", "There is no job of this id, or it is none of yours.")
+    )
+
+
+def away(message: str, retry_after_seconds: int = 1) -> JobRefusedError:
+    """Temporal, or a worker, is not there just now."""
+    return JobRefusedError(Rejection("SERVICE_UNAVAILABLE", message, retry_after_seconds))

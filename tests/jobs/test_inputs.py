@@ -1,0 +1,423 @@
+"""Inputs of jobs: schemas and dataclasses agree, and everything wrong is told with its place."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+from collections.abc import Iterator
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from gateway.jobs import models, schemas
+from gateway.jobs.input_checks import Registered
+from gateway.jobs.inputs import MAX_NESTING, Inputs, job_type, made
+from gateway.jobs.refusals import MAX_FAULTS, JobRefusedError
+from gateway.jobs.types import JOB_TYPES
+
+REQUEST = "api_request_workflow"
+ORCHESTRATION = "multi_service_orchestration_workflow"
+ASYNC = "async_request_workflow"
+RECOVERY = "error_recovery_workflow"
+PROCESS = "business_process_workflow"
+SWITCH = "tenant_switch_workflow"
+
+# Members that the gateway alone sets.
+OURS = {"target", "has_default"}
+DEMO = {"service": "demo"}
+# Of each kind the least, and one with everything.
+GOOD: list[tuple[str, dict[str, Any]]] = [
+    (REQUEST, DEMO),
+    (
+        REQUEST,
+        {
+            "service": "Demo-Service",
+            "path": "/a/%20b;c=1",
+            "method": "PATCH",
+            "query": {"a": [1, 2], "b": None},
+            "headers": {"x-a": "b\tc", "accept": "é"},
+            "body": {"n": 1},
+            "transform": {"$result": "/body/n"},
+            "retry": {"max_attempts": 2, "initial_seconds": 0.5, "backoff": 1, "max_seconds": 9},
+            "timeout_seconds": 29.5,
+        },
+    ),
+    (REQUEST, {**DEMO, "body_base64": "AAE=", "body": None, "retry": None}),
+    (ORCHESTRATION, {"steps": [{"id": "a", **DEMO}]}),
+    (
+        ORCHESTRATION,
+        {
+            "steps": [
+                {"id": "a", **DEMO, "retry": {}, "required": False, "timeout_seconds": 5},
+                {
+                    "id": "b",
+                    "service": "demo",
+                    "path": "/x/${/a/body/id}/y",
+                    "method": "POST",
+                    "body": {"it": {"$result": "/a/body"}},
+                    "depends_on": ["a"],
+                    "condition": {"pointer": "/a/status", "equals": 200},
+                    "compensation": {"service": "demo", "path": "/undo", "method": "DELETE"},
+                    "rules": [{"schema": {"type": "object"}, "otherwise": "skip"}],
+                },
+            ],
+            "output": {"all": {"$result": "/b/body"}},
+            "timeout_seconds": 3600,
+        },
+    ),
+    (ASYNC, {**DEMO, "callback_url": "https://example.com/", "client_id": "a", "metadata": {}}),
+    (RECOVERY, {"request": DEMO, "failure": {"kind": "network"}}),
+    (
+        RECOVERY,
+        {
+            "request": DEMO,
+            "failure": {"kind": "external", "status": 503, "message": "no", "at": "now"},
+            "history": [{"kind": "network"}],
+            "strategy": "fallback",
+            "fallback": {"request": DEMO, "answer": 1},
+            "retry": {"max_attempts": 1},
+        },
+    ),
+    (PROCESS, {"steps": [{"id": "a", "value": 1}]}),
+    (PROCESS, {"steps": [{"id": "a", "value": None, "request": None}]}),
+    (
+        PROCESS,
+        {
+            "steps": [
+                {"id": "a", "request": DEMO, "compensation": DEMO, "rules": [{"schema": True}]},
+                {"id": "b", "value": {"x": {"$result": "/a/body"}}},
+                {
+                    "id": "c",
+                    "ask": {
+                        "prompt": "Go on with ${/a/status}?",
+                        "client_ids": ["alice", "${/b/x}"],
+                        "options": ["yes", "no"],
+                        "approvers": ["${/b/x}", "bob"],
+                        "policy": {"at_least": 1},
+                        "forbid_self": True,
+                        "expires_in": 60,
+                        "default": "no",
+                        "reminders": [30],
+                        "metadata": {"a": 1},
+                    },
+                    "continue_when": {"pointer": "/decisions/c", "equals": "yes"},
+                },
+                {"id": "d", "ask": {"prompt": "Again?", "default": {"$result": "/b/x"}}},
+                {"id": "e", "ask": {"prompt": "?", "options": ["${/b/x}"], "default": "a"}},
+                {"id": "f", "ask": {"prompt": "?", "schema": {"type": "boolean"}}},
+                {"id": "g", "wait_seconds": 5},
+            ],
+            "data": {"n": 1},
+            "output": {"$result": "/input/n"},
+        },
+    ),
+    (
+        SWITCH,
+        {
+            "to_tenant": "b",
+            "validate": DEMO,
+            "services": [{"id": "x", "request": DEMO, "compensation": DEMO}],
+            "from_tenant": "a",
+            "user_id": "u",
+            "context": {"s": {"$result": "/session_id"}},
+            "timeout_seconds": 100,
+        },
+    ),
+]
+
+
+@pytest.fixture
+def inputs() -> Inputs:
+    services = {
+        "demo": Registered("demo", "/api/v1/demo"),
+        "demo_service": Registered("demo", "/api/v1/demo"),
+        "other": Registered("other", ""),
+    }
+    return Inputs(lambda: services, lambda url: "is no good" if "bad" in url else None)
+
+
+def read(inputs: Inputs, name: str, value: Any, asked_by: str | None = "alice") -> Any:
+    body = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return inputs.read(job_type(name), body, asked_by)
+
+
+def refused(inputs: Inputs, name: str, value: Any, code: str = "UNPROCESSABLE") -> JobRefusedError:
+    with pytest.raises(JobRefusedError) as caught:
+        read(inputs, name, value)
+    assert caught.value.rejection.code == code
+    return caught.value
+
+
+def pointers(inputs: Inputs, name: str, value: Any) -> list[str]:
+    return [pointer for pointer, _ in refused(inputs, name, value).rejection.details]
+
+
+# Schemas and dataclasses
+
+
+def below(schema: dict[str, Any], kind: Any) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Every object of a schema with the dataclass that it stands for."""
+    if get_origin(kind) in (Union, types.UnionType):
+        [kind] = [each for each in get_args(kind) if each is not type(None)]
+        assert "null" in schema["type"] or None in schema.get("enum", ()), schema
+    if get_origin(kind) is list:
+        yield from below(schema["items"], get_args(kind)[0])
+    if dataclasses.is_dataclass(kind):
+        yield schema, kind
+        hints = get_type_hints(kind)
+        for name, inner in schema["properties"].items():
+            yield from below(inner, hints[name])
+
+
+@pytest.mark.parametrize("name", JOB_TYPES)
+def test_schemas_and_dataclasses_name_the_same_members(name: str) -> None:
+    Draft202012Validator.check_schema(schemas.INPUTS[name])
+    for schema, kind in below(schemas.INPUTS[name], JOB_TYPES[name].input):
+        fields = {each.name: each for each in dataclasses.fields(kind)}
+        assert set(schema["properties"]) == set(fields) - OURS, kind
+        needed = {
+            each.name
+            for each in fields.values()
+            if each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
+        }
+        assert set(schema["required"]) == needed, kind
+        assert schema["additionalProperties"] is False
+        for member, inner in schema["properties"].items():
+            if "default" in inner:
+                assert inner["default"] == fields[member].default, (kind, member)
+
+
+def test_every_kind_has_a_schema() -> None:
+    assert set(schemas.INPUTS) == set(JOB_TYPES)
+
+
+@pytest.mark.parametrize(("name", "value"), GOOD)
+def test_what_is_good_becomes_the_dataclass(inputs: Inputs, name: str, value: Any) -> None:
+    given = read(inputs, name, value)
+    assert type(given) is JOB_TYPES[name].input
+    for each in getattr(given, "steps", ()):
+        if getattr(each, "ask", None) is not None:
+            each.ask.has_default = True  # what was left out is written below
+    again = made(JOB_TYPES[name].input, json.loads(json.dumps(dataclasses.asdict(given))))
+    assert again == given  # nothing below is left a dict
+
+
+def test_members_have_their_types(inputs: Inputs) -> None:
+    given = read(inputs, *GOOD[4])
+    assert isinstance(given.steps[0].retry, models.Retry)
+    assert isinstance(given.steps[1].compensation, models.ServiceRequest)
+    assert isinstance(given.steps[1].rules[0], models.ResultRule)
+    process = read(inputs, *GOOD[10])
+    assert process.steps[2].ask.has_default
+    assert not process.steps[5].ask.has_default
+
+
+def test_a_service_is_known_by_its_own_name_from_then_on(inputs: Inputs) -> None:
+    assert read(inputs, *GOOD[1]).service == "demo"
+
+
+def test_who_is_asked_by_default_is_who_started_the_job(inputs: Inputs) -> None:
+    process = read(inputs, *GOOD[10])
+    assert process.steps[3].ask.client_ids == ["alice"]
+
+
+# What is wrong
+
+
+def test_an_unknown_kind_is_404_with_the_known_ones() -> None:
+    with pytest.raises(JobRefusedError) as caught:
+        job_type("service_breaker_workflow")
+    assert caught.value.rejection.code == "NOT_FOUND"
+    for name in JOB_TYPES:
+        assert name in caught.value.rejection.message
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b'{"a": NaN}', b'"\\ud800"', b"\xff", b"[" * 5000])
+def test_what_is_not_json_is_400(inputs: Inputs, body: bytes) -> None:
+    refused(inputs, REQUEST, body, "BAD_REQUEST")
+
+
+def nested(depth: int) -> dict[str, Any]:
+    value: Any = 1
+    for level in range(depth):
+        value = {"a": value} if level % 2 else [value]
+    return {**DEMO, "body": value}
+
+
+def test_nesting_has_a_bound(inputs: Inputs) -> None:
+    read(inputs, REQUEST, nested(MAX_NESTING - 2))
+    refused(inputs, REQUEST, nested(MAX_NESTING + 2), "BAD_REQUEST")
+
+
+BROKEN: list[tuple[str, Any, str]] = [
+    (REQUEST, [], ""),
+    (REQUEST, {}, ""),
+    (REQUEST, {**DEMO, "more": 1}, ""),
+    (REQUEST, {**DEMO, "target": "/admin"}, ""),
+    (REQUEST, {"service": 1}, "/service"),
+    (REQUEST, {**DEMO, "path": "x"}, "/path"),
+    (REQUEST, {**DEMO, "path": "/x?y"}, "/path"),
+    (REQUEST, {**DEMO, "path": "/x#y"}, "/path"),
+    (REQUEST, {**DEMO, "path": "/x y"}, "/path"),
+    (REQUEST, {**DEMO, "path": "/x\n"}, "/path"),
+    (REQUEST, {**DEMO, "path": "/x\r\ny"}, "/path"),
+    (REQUEST, {**DEMO, "path": "/é"}, "/path"),
+    (REQUEST, {**DEMO, "path": "\\\\x"}, "/path"),
+    (REQUEST, {**DEMO, "method": "CONNECT"}, "/method"),
+    (REQUEST, {**DEMO, "method": "get"}, "/method"),
+    (REQUEST, {**DEMO, "headers": {"a b": "c"}}, "/headers"),
+    (REQUEST, {**DEMO, "headers": {"a\n": "c"}}, "/headers"),
+    (REQUEST, {**DEMO, "headers": {"a": "b\n"}}, "/headers/a"),
+    (REQUEST, {**DEMO, "headers": {"a": "b\r\nc: d"}}, "/headers/a"),
+    (REQUEST, {**DEMO, "headers": {"a": 1}}, "/headers/a"),
+    (REQUEST, {**DEMO, "body_base64": "A"}, "/body_base64"),
+    (REQUEST, {**DEMO, "timeout_seconds": 31}, "/timeout_seconds"),
+    (REQUEST, {**DEMO, "timeout_seconds": 0}, "/timeout_seconds"),
+    (REQUEST, {**DEMO, "retry": {"max_attempts": 0}}, "/retry/max_attempts"),
+    (ORCHESTRATION, {"steps": []}, "/steps"),
+    (ORCHESTRATION, {"steps": [{"id": "a b", **DEMO}]}, "/steps/0/id"),
+    (ORCHESTRATION, {"steps": [{"id": "a", **DEMO, "body_base64": "AA=="}]}, "/steps/0"),
+    (PROCESS, {"steps": [{"id": "a"}]}, "/steps/0"),
+    (PROCESS, {"steps": [{"id": "a", "request": None}]}, "/steps/0"),
+    (PROCESS, {"steps": [{"id": "a", "value": 1, "wait_seconds": 1}]}, "/steps/0"),
+    (PROCESS, {"steps": [{"id": "a", "request": DEMO, "wait_seconds": 1}]}, "/steps/0"),
+    (PROCESS, {"steps": [{"id": "a", "request": DEMO, "value": 1}]}, "/steps/0"),
+    (RECOVERY, {"request": DEMO, "failure": {}}, "/failure"),
+    (RECOVERY, {"request": DEMO, "failure": {"kind": "x"}, "strategy": "hope"}, "/strategy"),
+    (SWITCH, {"to_tenant": "b", "validate": DEMO, "services": []}, "/services"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "pointer"), BROKEN)
+def test_what_no_schema_takes_is_told_with_its_place(
+    inputs: Inputs, name: str, value: Any, pointer: str
+) -> None:
+    assert pointer in pointers(inputs, name, value)
+
+
+def step(**members: Any) -> dict[str, Any]:
+    return {"steps": [{"id": "a", **DEMO, **members}]}
+
+
+def asking(**members: Any) -> dict[str, Any]:
+    return {"steps": [{"id": "a", "ask": {"prompt": "?", **members}}]}
+
+
+DEEPER: list[tuple[str, Any, str]] = [
+    (REQUEST, {"service": "nobody"}, "/service"),
+    (REQUEST, {**DEMO, "body": 1, "body_base64": "AA=="}, "/body_base64"),
+    (REQUEST, {**DEMO, "transform": "${/nothing}"}, "/transform"),
+    (REQUEST, {**DEMO, "transform": {"a": "${"}}, "/transform/a"),
+    (ASYNC, {**DEMO, "callback_url": "https://bad/"}, "/callback_url"),
+    (ASYNC, {**DEMO, "metadata": {"a": "x" * 16384}}, "/metadata"),
+    (ORCHESTRATION, step(compensation={"service": "nobody"}), "/steps/0/compensation/service"),
+    (ORCHESTRATION, step(depends_on=["b"]), "/steps/0/depends_on/0"),
+    (ORCHESTRATION, step(depends_on=["a"]), "/steps/0"),
+    (ORCHESTRATION, step(body="${/b}"), "/steps/0/body"),
+    (ORCHESTRATION, step(condition={"pointer": "/a", "eval": "1"}), "/steps/0/condition/eval"),
+    (ORCHESTRATION, step(rules=[{"schema": {"type": "x"}}]), "/steps/0/rules/0/schema/type"),
+    (
+        ORCHESTRATION,
+        step(rules=[{"schema": {"$ref": "https://example.com/"}}]),
+        "/steps/0/rules/0/schema/$ref",
+    ),
+    (
+        ORCHESTRATION,
+        step(rules=[{"schema": {"pattern": "(?=a)"}}]),
+        "/steps/0/rules/0/schema/pattern",
+    ),
+    (RECOVERY, {"request": {"service": "x"}, "failure": {"kind": "network"}}, "/request/service"),
+    (
+        RECOVERY,
+        {"request": DEMO, "failure": {"kind": "x"}, "fallback": {"request": {"service": "x"}}},
+        "/fallback/request/service",
+    ),
+    (RECOVERY, {"request": DEMO, "failure": {"kind": "x"}, "strategy": "fallback"}, "/fallback"),
+    (PROCESS, {"steps": [{"id": "a", "request": {"service": "x"}}]}, "/steps/0/request/service"),
+    (PROCESS, {"steps": [{"id": "a", "value": "${/b}"}]}, "/steps/0/value"),
+    (PROCESS, asking(options=["a", "a"]), "/steps/0/ask/options/1"),
+    (PROCESS, asking(schema={"type": "x"}), "/steps/0/ask/schema/type"),
+    (PROCESS, asking(schema=True, options=["a"]), "/steps/0/ask/options"),
+    (PROCESS, asking(options=["a"], default="b"), "/steps/0/ask/default"),
+    (PROCESS, asking(policy="all"), "/steps/0/ask/policy"),
+    (PROCESS, asking(client_ids=["no client id"]), "/steps/0/ask/client_ids/0"),
+    (PROCESS, asking(expires_in=60, reminders=[90]), "/steps/0/ask/reminders/0"),
+    (
+        SWITCH,
+        {
+            "to_tenant": "b",
+            "validate": DEMO,
+            "services": [{"id": "x", "request": {"service": "y"}}],
+        },
+        "/services/0/request/service",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "pointer"), DEEPER)
+def test_what_only_the_gateway_can_tell_is_told_with_its_place(
+    inputs: Inputs, name: str, value: Any, pointer: str
+) -> None:
+    assert pointer in pointers(inputs, name, value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Authorization",
+        "cookie",
+        "HOST",
+        "Connection",
+        "Transfer-Encoding",
+        "Content-Length",
+        "TE",
+        "Upgrade",
+        "Expect",
+        "Idempotency-Key",
+        "X-On-Behalf-Of",
+        "X_On_Behalf_Of",
+        "X-Forwarded-For",
+        "X-Gateway-Identity",
+        "X-User-ID",
+        "x_api_key",
+        "Proxy-Authorization",
+        "Prefer",
+    ],
+)
+def test_fields_that_a_job_may_not_hold_are_refused(inputs: Inputs, name: str) -> None:
+    assert pointers(inputs, REQUEST, {**DEMO, "headers": {name: "x"}}) == [f"/headers/{name}"]
+    undo = step(compensation={**DEMO, "headers": {name: "x"}})
+    found = pointers(inputs, ORCHESTRATION, undo)
+    assert found == [f"/steps/0/compensation/headers/{name}"]
+
+
+def test_nobody_is_asked_where_nobody_is_known(inputs: Inputs) -> None:
+    for asked_by in (None, "no client id"):
+        with pytest.raises(JobRefusedError) as caught:
+            read(inputs, PROCESS, asking(), asked_by)
+        assert caught.value.rejection.details[0][0] == "/steps/0/ask/client_ids"
+
+
+def test_a_question_that_is_too_large_is_refused_whole(inputs: Inputs) -> None:
+    large = asking(options=[f"{n:0500}" for n in range(64)], prompt="x" * 8192)
+    large["steps"][0]["ask"]["metadata"] = {"a": "x" * 16000}
+    large["steps"][0]["ask"]["schema"] = None
+    refused(inputs, PROCESS, large)
+
+
+def test_without_any_service_it_is_said_so() -> None:
+    inputs = Inputs(dict, lambda url: None)
+    [(_, message)] = refused(inputs, REQUEST, DEMO).rejection.details
+    assert "none is" in message
+
+
+def test_faults_have_a_bound_and_repeat_nothing_that_was_given(inputs: Inputs) -> None:
+    many = {"steps": [{"id": "!", "service": "demo", "path": "secret"}] * 50}
+    found = refused(inputs, ORCHESTRATION, many).rejection
+    assert len(found.details) == MAX_FAULTS
+    assert "secret" not in str(found)
+    assert "/steps/0" in found.message
+    many = {"steps": [{"id": f"s{n}", "service": "nobody"} for n in range(50)]}
+    assert len(refused(inputs, ORCHESTRATION, many).rejection.details) == MAX_FAULTS

@@ -1,0 +1,99 @@
+"""What `./start.sh` gives: a Temporal and a worker of the gateway's own, open to this machine."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.messages import Message, request
+from tests.questions import answer, listed
+from tests.scenarios.job_calls import API, LIST, PROCESS, accepted, body_of, call, fetch
+from tests.scenarios.job_house import Process, temporal_is_up
+from tests.streams import LOCAL, Remote, post, refusal
+from tests.temporal_server import CannotStartError, program
+from tests.wire import free_port
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[Remote]:
+    """A gateway with nothing set, whose jobs are ready."""
+    try:
+        cli = str(program())
+    except CannotStartError as error:
+        pytest.skip(f"no Temporal here: {error}")
+    with tempfile.TemporaryDirectory(prefix="own-") as name:
+        port = free_port()
+        names = {"TEMPORAL_CLI": cli, "TEMPORAL_ADDRESS": "embedded", "PORT": str(port)}
+        names |= {"STATE_DIR": f"{name}/state", "RATE_LIMIT": "off"}
+        process = Process(Path(name), "gateway", "server", "--demo", **names)
+        try:
+            process.answers(port, "/health", ready)
+            yield Remote(port)
+        finally:
+            process.stop()
+
+
+def ready(health: Any) -> bool:
+    """Temporal and the worker are there."""
+    return temporal_is_up(health) and health["checks"]["temporal"].get("worker") == "up"
+
+
+async def starts(own: Remote, kind: str, given: Any, *fields: bytes) -> Message:
+    """What a start is answered."""
+    return await own.ask(post(f"{LIST}/{kind}", given, *fields))
+
+
+async def test_a_job_runs_with_nothing_set(own: Remote) -> None:
+    body = body_of(await starts(own, API, call("/json", service="demo")))
+    assert (body["status"], body["result"]["status"]) == ("completed", 200)
+    assert (await fetch(own, f"{LIST}/{body['operation_id']}/status")).json() == body
+    ids = [each["operation_id"] for each in (await fetch(own, LIST)).json()["workflows"]]
+    assert body["operation_id"] in ids
+
+
+async def test_the_health_says_where_temporals_own_pages_are(own: Remote) -> None:
+    found = (await fetch(own, "/health")).json()["checks"]["temporal"]
+    assert (found["status"], found["worker"]) == ("healthy", "up")
+    assert found["ui"].startswith("http://127.0.0.1:")
+
+
+async def test_a_process_asks_whoever_is_at_this_machine(own: Remote) -> None:
+    ask = {"prompt": "Go on?", "client_ids": ["here"], "options": ["yes", "no"]}
+    steps = [{"id": "ok", "ask": ask}]
+    operation_id = accepted(await starts(own, PROCESS, {"steps": steps}))
+    path = f"{LIST}/{operation_id}/status"
+    while (body := (await fetch(own, path)).json())["question"] is None:
+        assert body["status"] in ("pending", "running", "waiting"), body
+    question_id = body["question"]["question_id"]
+    assert question_id in await listed(own)
+    assert (await answer(own, question_id, "yes")).status == 200
+    response = await fetch(own, f"{LIST}/{operation_id}/result?wait=7")
+    assert response.json()["data"] == {"ok": "yes"}
+
+
+async def test_a_question_of_nobody_says_to_whom_it_goes(own: Remote) -> None:
+    response = await starts(own, PROCESS, {"steps": [{"id": "ok", "ask": {"prompt": "?"}}]})
+    refusal(response, 422, "UNPROCESSABLE", "/steps/0/ask/client_ids")
+
+
+async def test_the_figures_of_the_worker_are_among_the_gateways(own: Remote) -> None:
+    assert (await starts(own, API, call("/json", service="demo"))).status == 200
+    text = (await fetch(own, "/metrics")).body.decode()
+    wanted = f'workflow_executions_total{{status="completed",workflow_type="{API}"}}'
+    assert wanted in text or f'workflow_type="{API}",status="completed"' in text
+    assert f'workflow_duration_seconds_bucket{{le="600.0",workflow_type="{API}"}}' in text
+
+
+async def test_a_page_of_another_site_starts_nothing(own: Remote) -> None:
+    given = call("/json", service="demo")
+    for field in (b"Origin: https://evil.example", b"Sec-Fetch-Site: cross-site"):
+        response = await starts(own, API, given, field)
+        assert response.status in (401, 403), response.start
+    response = await starts(own, API, given, b"X-Forwarded-For: 192.0.2.1")
+    assert response.status in (401, 403), response.start
+    data = request(b"GET /internal/jobs/durable", host=LOCAL)
+    refusal(await own.ask(data), 404, "NOT_FOUND")

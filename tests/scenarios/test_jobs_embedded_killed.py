@@ -1,0 +1,110 @@
+"""A gateway with a Temporal and a worker of its own is killed: nothing of them is left behind, and
+the next one goes on where it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.connection import eventually
+from tests.processes import free_port
+from tests.questions import answer, recorded
+from tests.scenarios.job_calls import LIST, PROCESS, accepted, call, fetch, path_of, steps_of
+from tests.scenarios.job_house import Process, temporal_is_up
+from tests.scenarios.mortal_house import kill
+from tests.streams import Remote, post
+from tests.temporal_server import CannotStartError, program
+
+SECONDS = 30.0
+"""How long a job may take to go on: its worker starts with its gateway."""
+
+
+async def test_nothing_is_left_of_an_embedded_temporal_and_the_next_gateway_goes_on(
+    tmp_path: Path,
+) -> None:
+    try:
+        cli = str(program())
+    except CannotStartError as error:
+        pytest.skip(f"no Temporal here: {error}")
+    port = free_port()
+    names = {"TEMPORAL_CLI": cli, "TEMPORAL_ADDRESS": "embedded", "PORT": str(port)}
+    names |= {"STATE_DIR": str(tmp_path / "state"), "RATE_LIMIT": "off"}
+    door = Remote(port)
+    ask = {"prompt": "Go on?", "client_ids": ["me"], "options": ["yes", "no"]}
+    steps = [
+        {"id": "before", "request": call("/json", service="demo")},
+        {"id": "ok", "ask": ask},
+        {"id": "after", "request": call("/json", service="demo")},
+    ]
+    with embedded(tmp_path, port, names) as process:
+        operation_id = accepted(await door.ask(post(f"{LIST}/{PROCESS}", {"steps": steps})))
+        question_id = await asked(door, operation_id)
+        children = descendants(process.process.pid)
+        assert len(children) >= 4, "guards, and what they guard"
+        kill(process)
+        await eventually(lambda: not alive(children), "all are gone", seconds=20)
+    with embedded(tmp_path, port, names) as process:
+        assert await asked(door, operation_id) == question_id
+        recorded(await answer(door, question_id, "yes"))
+        response = await fetch(door, path_of(operation_id, "result?wait=7"))
+        assert response.status == 200, response.body
+        assert response.json()["data"]["ok"] == "yes"
+        body = (await fetch(door, path_of(operation_id, "status"))).json()
+        assert set(steps_of(body).values()) == {"completed"}
+        assert [step["attempts"] for step in body["steps"]] == [1, 1, 1]
+        last = descendants(process.process.pid)
+    await eventually(lambda: not alive(last), "all are gone after an end in order", seconds=20)
+
+
+@contextlib.contextmanager
+def embedded(directory: Path, port: int, names: dict[str, str]) -> Iterator[Process]:
+    """A gateway with Temporal and a worker of its own, all of it up."""
+    process = Process(directory, "gateway", "server", "--demo", **names)
+    try:
+        process.answers(port, "/health", embedded_is_up)
+        yield process
+    finally:
+        process.stop()
+
+
+def embedded_is_up(health: Any) -> bool:
+    """Temporal and the worker are there."""
+    return temporal_is_up(health) and health["checks"]["temporal"].get("worker") == "up"
+
+
+async def asked(door: Remote, operation_id: str) -> str:
+    """The id of the question that the job waits for."""
+    end = time.monotonic() + SECONDS
+    while True:
+        response = await fetch(door, path_of(operation_id, "status"))
+        if response.status == 200 and response.json()["question"] is not None:
+            found: str = response.json()["question"]["question_id"]
+            return found
+        assert time.monotonic() < end, response.body
+        await asyncio.sleep(0.05)
+
+
+def descendants(pid: int) -> set[int]:
+    """The processes that a process has started, and theirs."""
+    said = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, check=True)
+    pairs = [tuple(map(int, line.split())) for line in said.stdout.splitlines()]
+    found, new = set[int](), {pid}
+    while new:
+        new = {child for child, parent in pairs if parent in new} - found
+        found |= new
+    return found
+
+
+def alive(pids: set[int]) -> set[int]:
+    """Those that have not ended."""
+    said = subprocess.run(["ps", "-A", "-o", "pid=,stat="], capture_output=True, check=True)
+    lines = [line.split() for line in said.stdout.splitlines()]
+    return pids & {int(pid) for pid, state in lines if not state.startswith(b"Z")}
