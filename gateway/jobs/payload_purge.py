@@ -85,6 +85,8 @@ class PayloadPurge:
                 await self.look()
             except (RPCError, StoreAwayError, StoreSlowError) as error:
                 self._log.warning("job_payloads.not_purged", error=type(error).__name__)
+            except Exception:  # a mistake of ours must not let the table grow for ever
+                self._log.exception("job_payloads.bug")
             await asyncio.sleep(self._round_seconds)
 
 

@@ -123,3 +123,8 @@ def test_an_error_comes_back_from_a_failures_details() -> None:
 def test_a_long_text_is_cut() -> None:
     assert failures.short("a") == "a"
     assert len(failures.short("a" * 1000)) == failures.MESSAGE_LENGTH
+
+
+def test_no_input_makes_tries_follow_each_other_at_once() -> None:
+    at_once = Retry(100, initial_seconds=1e-9, backoff=1, max_seconds=1e-9)
+    assert failures.delay_seconds(KINDS["external"], 50, at_once) == failures.LEAST_SECONDS

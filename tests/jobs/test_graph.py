@@ -165,3 +165,11 @@ def test_what_is_too_large_is_cut_in_its_order() -> None:
 def test_any_graph_is_cut_into_parts_that_can_be_run(size: int) -> None:
     steps = [step(f"s{n}", *(f"s{m}" for m in (n // 2, n - 3) if 0 <= m < n)) for n in range(40)]
     checked(made(*steps), size)
+
+
+def test_steps_that_wait_for_very_many_others_are_refused() -> None:
+    ids = [f"s{number}" for number in range(220)]
+    steps = [Step(each, "svc", depends_on=ids[:at]) for at, each in enumerate(ids)]
+    [(at, text)] = graph.faults(OrchestrationInput(steps))
+    assert (at, "20000" in text) == ("/steps", True)
+    assert graph.faults(OrchestrationInput(steps[:200])) == []

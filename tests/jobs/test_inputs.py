@@ -421,3 +421,46 @@ def test_faults_have_a_bound_and_repeat_nothing_that_was_given(inputs: Inputs) -
     assert "/steps/0" in found.message
     many = {"steps": [{"id": f"s{n}", "service": "nobody"} for n in range(50)]}
     assert len(refused(inputs, ORCHESTRATION, many).rejection.details) == MAX_FAULTS
+
+
+def wrong(name: str, value: Any) -> list[str]:
+    """The pointers of what is wrong with an input."""
+    inputs = Inputs(lambda: {"demo": Registered("demo", "/api/v1/demo")}, lambda _url: None)
+    with pytest.raises(JobRefusedError) as refused:
+        inputs.read(job_type(name), json.dumps(value).encode(), "ann")
+    return [at for at, _ in refused.value.rejection.details]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "where"),
+    [
+        (ORCHESTRATION, {"steps": [{"id": "a", **DEMO, "depends_on": [7] * 600}]},
+         "/steps/0/depends_on"),
+        (ORCHESTRATION, {"steps": [{}] * 600}, "/steps"),
+        (RECOVERY, {"request": DEMO, "failure": {"kind": "x"}, "history": [{}] * 101}, "/history"),
+        (REQUEST, {**DEMO, "headers": {f"h {n}": 7 for n in range(65)}}, "/headers"),
+    ],
+)  # fmt: skip
+def test_what_is_too_many_is_not_looked_through(name: str, value: Any, where: str) -> None:
+    assert wrong(name, value) == [where]
+
+
+def test_lists_of_texts_are_looked_through_all_the_same() -> None:
+    step = {"id": "a", **DEMO, "depends_on": ["a b", "x" * 65, 7, "a"]}
+    at = "/steps/0/depends_on"
+    assert wrong(ORCHESTRATION, {"steps": [step]}) == [f"{at}/0", f"{at}/1", f"{at}/2"]
+
+
+@pytest.mark.parametrize("body", ["${/a}" * 5001, [{"$result": "/a"}] * 5001])
+def test_references_have_a_bound_in_number(body: Any) -> None:
+    steps = [{"id": "a", **DEMO}, {"id": "b", **DEMO, "body": body}]
+    assert wrong(ORCHESTRATION, {"steps": steps}) == [""]
+    inputs = Inputs(lambda: {"demo": Registered("demo", "/api/v1/demo")}, lambda _url: None)
+    inputs.read(job_type(ASYNC), json.dumps(DEMO | {"body": body}).encode(), "ann")
+
+
+def test_no_job_tells_its_end_to_anothers_stream() -> None:
+    stream = f"job:{'0' * 16}-{'1' * 32}"
+    assert wrong(ASYNC, {**DEMO, "client_id": stream}) == ["/client_id"]
+    ask = {"prompt": "Well?", "client_ids": [stream]}
+    assert wrong(PROCESS, {"steps": [{"id": "a", "ask": ask}]}) == ["/steps/0/ask/client_ids/0"]
