@@ -18,11 +18,11 @@ WAIT_SECONDS = 30
 CHILD = """
 import os, signal, sys
 signal.signal(signal.SIGTERM, {0})
-print(os.getpid(), flush=True)
+os.write(1, b'%d\\n' % os.getpid())
 while True:
     signal.pause()
 """
-OBEYS = CHILD.format("lambda *_: (print('told', flush=True), sys.exit(3))")
+OBEYS = CHILD.format("lambda *_: (os.write(1, b'told\\n'), sys.exit(3))")
 IGNORES = CHILD.format("signal.SIG_IGN")
 
 

@@ -23,7 +23,7 @@ async def room(temporal: TemporalServer) -> AsyncIterator[Desk]:  # noqa: F811
 
 async def until(room: Desk, operation_id: str, **wanted: Any) -> dict[str, Any]:
     """The history, as soon as it has an entry with these members."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
+    async with asyncio.timeout(5 * PATIENCE_SECONDS):  # a try is repeated meanwhile
         while True:
             found = await room.jobs.history(ALICE, operation_id)
             for entry in found["entries"]:
