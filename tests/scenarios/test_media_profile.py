@@ -227,8 +227,9 @@ async def test_a_tier_has_its_figures_in_both_families_of_fields() -> None:
             assert response.status == 200
             left = quotas(response)
             assert set(left) == {burst, minute}
-            assert left[minute] == minute - spent
-            assert left[burst] >= burst - spent
+            # Tokens come back meanwhile: 83 a second at the largest tier.
+            assert minute - spent <= left[minute] < minute
+            assert burst - spent <= left[burst] < burst
             # They speak of the bucket with the smallest share left.
             assert response.get("x-ratelimit-limit") == b"%d" % burst
             assert response.get("x-ratelimit-remaining") == b"%d" % left[burst]
