@@ -27,7 +27,8 @@ from gateway.settings import environment
 
 _READY_SECONDS = 60.0
 _POLL_SECONDS = 0.05
-_NICE = 5
+# They would be other machines: what clients and gateway have to do comes first.
+_NICE = 19
 
 
 @dataclass(frozen=True, slots=True)
