@@ -22,12 +22,12 @@ from gateway.edge.identifying import (
     closed,
     credentials,
     identify,
+    nobodys,
     owner,
     token_in_query,
 )
 from gateway.edge.message import RequestHead, bad_request
 from gateway.errors import Rejection
-from gateway.policy.auth import unauthorized
 from gateway.policy.identity import LEAST_TIER
 from gateway.policy.limit_rules import Rule
 from gateway.policy.limits import Verdict
@@ -159,9 +159,10 @@ def admit(
         return _admit_worker(context, arrival, route, key, path, waited=waited)
     rules = route.rules
     if route.agents != "allow" and arrival.agent is not None:
-        if route.agents == "refuse":
-            return Rejection("FORBIDDEN", "AI agents and crawlers are not let in here")
-        rules += route.agent_rules
+        found = rules_of_agents(route)
+        if isinstance(found, Rejection):
+            return found
+        rules = found
     if route.durable is not None and durable.is_wanted(context, head, route):
         return _admit_job(context, arrival, route, key, path, rules, waited=waited)
     return (
@@ -191,11 +192,19 @@ def _cross_origin(context: EdgeContext, arrival: Arrival) -> Answered | None:
     return Answered(204, fields)
 
 
+def rules_of_agents(route: Route) -> tuple[Rule, ...] | Rejection:
+    """The row's limits as they hold for AI agents; the refusal where it lets none in."""
+    if route.agents == "refuse":
+        return Rejection("FORBIDDEN", "AI agents and crawlers are not let in here")
+    return route.rules + route.agent_rules
+
+
 def _admit_worker(
     context: EdgeContext, arrival: Arrival, route: Route, key: int, path: bytes, *, waited: bool
 ) -> Refusal:
     """A step of a job: its caller's rights and limits hold, as they would for a request of its own;
-    limits that have counted the step already are not looked at again.
+    limits that have counted the step already are not looked at again. What an agent started is an
+    agent's, whatever its steps say of themselves.
     """
     shut = closed(context, arrival, key)
     if shut is not None:
@@ -204,10 +213,14 @@ def _admit_worker(
     if not isinstance(found, Assertion):
         return found
     refusal: Refusal = None
+    agent = found.agent or arrival.agent
+    rules = route.rules if agent is None else rules_of_agents(route)
+    if isinstance(rules, Rejection):
+        return rules
     if not found.spent:
         # Callers without a credential are told apart by their addresses, not by the worker's.
         key = caller_key(found, key)
-        refusal = _limit(context, arrival, key, path, route.rules, route.cost, waited=waited)
+        refusal = _limit(context, arrival, key, path, rules, route.cost, waited=waited)
     refusal = refusal or _break(arrival, route.service)
     if refusal is None:
         arrival.head.fields = h.without_aliases(arrival.head.fields, _WORKERS)
@@ -246,7 +259,7 @@ def _admit_job(
         return refusal
     may_look = durable.may_look(arrival.identity)
     if not may_look and route.durable == "always":
-        return unauthorized("what is sent here is done as a job, which has to be somebody's")
+        return durable.not_looking(arrival.identity)
     refusal = _limit(context, arrival, key, path, rules, route.cost, waited=waited)
     if refusal is None and may_look:
         durable.hand_over(context, arrival, route, path)
@@ -282,6 +295,10 @@ def _admit_own(
             found = None  # its handler sees nobody, and hides
     if not own and found is None and _is_hidden(arrival):
         return Rejection("NOT_FOUND", nothing_here(context))
+    if found is None and name.startswith(_JOBS):
+        if not name.endswith("/stream"):  # those have rights of their own: tickets, cookies
+            found = nobodys(arrival.identity)
+        arrival.caller_lines = durable.agent_line(arrival.agent)
     if found is not None or not _counts(arrival):
         return found
     return _limit(context, arrival, key, path, (), 1, waited=waited)

@@ -13,9 +13,11 @@ from urllib.parse import quote
 
 from gateway.edge.arrival import Arrival
 from gateway.edge.context import EdgeContext
+from gateway.edge.identifying import nobodys
 from gateway.edge.message import RequestHead
 from gateway.edge.passing import control_lines
 from gateway.errors import Rejection
+from gateway.policy.auth import forbidden, unauthorized
 from gateway.policy.identity import Identity
 from gateway.policy.prefer import preferences
 from gateway.routing.routes import Route
@@ -28,6 +30,9 @@ MOST_BODY_BYTES: Final = 1 << 20
 HEAD_SECONDS: Final = 320.0
 
 _PATH: Final = PATH.encode()
+# Whoever has one of these scopes may look at jobs of his own.
+READERS: Final = ("jobs:read", "jobs:write")
+_ALWAYS: Final = "what is sent here is done as a job"
 # What the request was let in by; a job's input and its history never hold it.
 _CREDENTIALS: Final = frozenset((b"authorization", b"x-api-key", b"cookie"))
 # Every visible ASCII character: what else a row's name holds is escaped, so that the field is ASCII
@@ -52,7 +57,7 @@ def is_wanted(context: EdgeContext, head: RequestHead, route: Route) -> bool:
 def refusal(context: EdgeContext, head: RequestHead) -> Rejection | None:
     """Why a request can't become a job, whoever sends it."""
     if not context.jobs_on:
-        message = "what is sent here is done as a job, and jobs are off: set TEMPORAL_ADDRESS"
+        message = f"{_ALWAYS}, and jobs are off: set TEMPORAL_ADDRESS"
         return Rejection("SERVICE_UNAVAILABLE", message)
     if b"expect" in head.by_name and not head.expects_continue:
         return Rejection("BAD_REQUEST", "Expect knows 100-continue only (RFC 9110 §10.1.1)")
@@ -60,8 +65,27 @@ def refusal(context: EdgeContext, head: RequestHead) -> Rejection | None:
 
 
 def may_look(identity: Identity | None) -> bool:
-    """Whether a caller could ask what became of its job: it has a name, or reading is open."""
-    return identity is not None and (identity.subject is not None or identity.open_read)
+    """Whether a caller could ask what became of its job: it has a name and the right, or reading is
+    open.
+    """
+    if identity is None or identity.is_nameless:
+        return False
+    return identity.open_read or identity.may(*READERS)
+
+
+def not_looking(identity: Identity | None) -> Rejection:
+    """The refusal of who may not look at jobs, where all that is sent becomes one."""
+    if identity is None or identity.subject is None:
+        return unauthorized(f"{_ALWAYS}, which has to be somebody's")
+    message = f"{_ALWAYS}, and this credential may not look at jobs"
+    return nobodys(identity) or forbidden(message, " ".join(READERS))
+
+
+def agent_line(agent: str | None) -> bytes:
+    """For the control application: the AI agent that asks for a job, for whose steps the rows'
+    rules about agents hold too. Its name is one of figures, never what a client wrote.
+    """
+    return b"" if agent is None else b"X-Gateway-Agent: %b\r\n" % agent.encode()
 
 
 def hand_over(context: EdgeContext, arrival: Arrival, route: Route, path: bytes) -> None:
@@ -78,6 +102,7 @@ def hand_over(context: EdgeContext, arrival: Arrival, route: Route, path: bytes)
     ]
     if head.host:
         lines.append(b"X-Gateway-Host: %b\r\n" % head.host)
+    lines.append(agent_line(arrival.agent))
     lines.append(control_lines(arrival.client_address, head, arrival.identity))
     arrival.policy = Route(
         route.name,

@@ -52,12 +52,13 @@ def identify(exchange: Exchange) -> None:
     head, context = exchange.head, exchange.context
     ids = context.ids
     given, correlation, parent = head.request_id, head.correlation_id, head.traceparent
-    exchange.request_id = given.decode("ascii") if given else ids.request_id(exchange.started_wall)
-    exchange.correlation_id = correlation.decode("ascii") if correlation else exchange.request_id
+    request_id = given.decode("ascii") if given else ids.request_id(exchange.started_wall)
+    exchange.request_id = request_id
+    exchange.correlation_id = correlation.decode("ascii") if correlation else request_id
     begun = parent is None or not is_traceparent(parent)
     if parent is None or begun:
         head.tracestate = None  # of the trace that was not taken (W3C Trace Context §3.3)
-        parent = ids.traceparent(None if given else exchange.request_id).encode("ascii")
+        parent = ids.traceparent(None if given else request_id).encode("ascii")
     exchange.traceparent = parent
     if context.tracer is not None:
         exchange.trace = context.tracer.begin(
@@ -121,7 +122,7 @@ def _waited(exchange: Exchange, waiting: asyncio.Future[None], last: bool) -> No
 def _dispatch(exchange: Exchange, service: Service) -> None:
     """Admitted: into the service's line where there is one, or on at once."""
     head, context, policy = exchange.head, exchange.context, exchange.policy
-    size = max(head.content_length or 0, exchange.bytes_in)
+    size = head.content_length or exchange.bytes_in
     if size and size > exchange.most_bytes(service):
         exchange.reject(exchange.too_large(service))
         return

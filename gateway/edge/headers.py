@@ -44,6 +44,7 @@ ERROR_CODE: Final = 22  # from the control application to the record; never to a
 AI_AGENT: Final = 23  # by which an agent says so of its own accord
 ON_BEHALF: Final = 24  # a worker's word on whom it asks for; never to a service
 PREFER: Final = 25
+JOB: Final = 26  # of a response: from the control application to the record, as the error code is
 
 _REQUEST_KINDS: Final = {
     b"keep-alive": DROP,
@@ -103,6 +104,7 @@ _RESPONSE_KINDS: Final = {
     b"date": DATE,
     b"content-type": CONTENT_TYPE,
     b"x-gateway-error": ERROR_CODE,
+    b"x-gateway-job": JOB,
     b"x-ratelimit-limit": LIMIT,
     b"x-ratelimit-remaining": LIMIT,
     b"x-ratelimit-reset": LIMIT,

@@ -139,6 +139,17 @@ def vouched(context: EdgeContext, arrival: Arrival) -> Assertion | Rejection:
     return assertion
 
 
+def nobodys(identity: Identity | None) -> Rejection | None:
+    """The refusal of jobs to a token that names nobody: they would be those of all such tokens."""
+    if identity is None or not identity.is_nameless:
+        return None
+    message = (
+        "this token names neither a subject (sub) nor a tenant, so no job could be its own; "
+        "send one that does, or an API key"
+    )
+    return Rejection("FORBIDDEN", message)
+
+
 def caller_key(assertion: Assertion, workers: int) -> int:
     """What a caller without a credential is counted by: its own address, where that is known, or
     all of them would share the worker's.

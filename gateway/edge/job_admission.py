@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from gateway.edge.admission import over_limit
+from gateway.edge.admission import over_limit, rules_of_agents
 from gateway.edge.answer import JSON, NO_STORE, answer
 from gateway.edge.context import ADMISSION_ROUTE, EdgeContext
 from gateway.edge.identifying import caller_key, vouched
 from gateway.edge.message import HTTP_11, RequestHead
 from gateway.errors import Rejection
+from gateway.policy.limit_rules import Rule
 from gateway.policy.on_behalf import Assertion
 from gateway.policy.pending import Pending
 from gateway.routing.routes import Route
@@ -162,14 +163,23 @@ def refusal(
         return Rejection("FORBIDDEN", "this path is not one of the service that the job names")
     authenticator = context.authenticator
     identity = assertion.identity(keyless=authenticator is not None and authenticator.is_keyless)
+    rules = route.rules if assertion.agent is None else rules_of_agents(route)
+    if isinstance(rules, Rejection):
+        return rules
     refused = route.auth.check(identity)
     if refused is not None or asked.what == "authenticate" or assertion.spent:
         return refused
-    return _limited(exchange, route, assertion, path, waited=waited)
+    return _limited(exchange, route, rules, assertion, path, waited=waited)
 
 
 def _limited(
-    exchange: Exchange, route: Route, assertion: Assertion, path: bytes, *, waited: bool
+    exchange: Exchange,
+    route: Route,
+    rules: tuple[Rule, ...],
+    assertion: Assertion,
+    path: bytes,
+    *,
+    waited: bool,
 ) -> Rejection | Pending | None:
     """The caller's limits, as admission takes them for a request of its own."""
     context = exchange.context
@@ -182,7 +192,7 @@ def _limited(
         assertion.tier,
         assertion.tenant,
         path_text(path) if limiter.by_path else "",
-        route.rules,
+        rules,
         route.cost,
         exchange.started,
         exchange.started_wall,

@@ -11,7 +11,9 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from gateway.edge.answer import answer
+from gateway.edge.durable import READERS
 from gateway.edge.events import JobsDoor, JobsRefusedError
+from gateway.edge.identifying import nobodys
 from gateway.edge.streaming import STREAM_FIELDS, StreamRequest, names_events
 from gateway.errors import Rejection
 from gateway.policy.auth import Identity, forbidden, unauthorized
@@ -23,7 +25,6 @@ JOB_STREAM_ROUTES: Final = (
     "/api/v1/workflows/{operation_id}/stream",
     "/api/workflows/{operation_id}/stream",
 )
-_READERS: Final = ("jobs:read", "jobs:write")
 
 
 class JobStreamRequest(StreamRequest):
@@ -110,8 +111,11 @@ def refusal(
         return unauthorized("a job's stream needs a token, an API key, a cookie or a ticket")
     if JOB_PREFIX + operation_id in identity.client_ids:
         return None
-    if not identity.open_read and not identity.may(*_READERS):
-        return forbidden("this credential may not read jobs", " ".join(_READERS))
+    nameless = nobodys(identity)
+    if nameless is not None:
+        return nameless
+    if not identity.open_read and not identity.may(*READERS):
+        return forbidden("this credential may not read jobs", " ".join(READERS))
     if jobs is not None and not jobs.owns(identity, operation_id):
         return no_such_job()
     return None

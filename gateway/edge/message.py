@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import Enum
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Final
 
 from gateway.edge import headers as h
@@ -38,43 +38,53 @@ UNFRAMED, COUNTED, CHUNKED, BY_CLOSE = Framing
 class RequestHead:
     """One request's head, sorted: `fields` go on as they are, all else has a meaning here."""
 
-    # Class-level defaults: a request sets only what it has, instead of filling 20 slots.
-    host: bytes | None = None
-    content_length: int | None = None
-    chunked = False
-    keep_alive = True
-    upgrade: bytes | None = None
-    expects_continue = False
-    te_trailers = False
-    request_id: bytes | None = None
-    correlation_id: bytes | None = None
-    traceparent: bytes | None = None
-    tracestate: bytes | None = None
-    user_agent = b""
-    ai_agent: bytes | None = None
-    accept = b""
-    forwarding: list[h.Field] | None = None
-    via: list[bytes] | None = None
-    trailer: bytes | None = None
-    on_behalf: bytes | None = None  # X-On-Behalf-Of; empty where there are several
-    vouched = False  # whether it came from a worker, found out at the door
-    job: str | None = None  # the job that it is a step of, as a worker's signed word says
-    prefers = False  # whether there is a Prefer field among `fields`
+    # Slots, all of them filled: a default of the class costs a search through the classes each time
+    # that it is read, and these are read thirty times a request (4 % of its time, measured).
+    __slots__ = (
+        "_by_name", "accept", "ai_agent", "chunked", "content_length", "correlation_id",
+        "expects_continue", "fields", "forwarding", "host", "job", "keep_alive", "method",
+        "on_behalf", "prefers", "request_id", "target", "te_trailers", "traceparent", "tracestate",
+        "trailer", "upgrade", "user_agent", "version", "via", "vouched",
+    )  # fmt: skip
 
     def __init__(self, method: bytes, target: bytes, version: int, fields: list[h.Field]) -> None:
         self.method = method
         self.target = target
         self.version = version
         self.fields = fields
+        self.host: bytes | None = None
+        self.content_length: int | None = None
+        self.chunked = False
+        self.keep_alive = True
+        self.upgrade: bytes | None = None
+        self.expects_continue = False
+        self.te_trailers = False
+        self.request_id: bytes | None = None
+        self.correlation_id: bytes | None = None
+        self.traceparent: bytes | None = None
+        self.tracestate: bytes | None = None
+        self.user_agent = b""
+        self.ai_agent: bytes | None = None
+        self.accept = b""
+        self.forwarding: list[h.Field] | None = None
+        self.via: list[bytes] | None = None
+        self.trailer: bytes | None = None
+        self.on_behalf: bytes | None = None  # X-On-Behalf-Of; empty where there are several
+        self.vouched = False  # whether it came from a worker, found out at the door
+        self.job: str | None = None  # the job that it is a step of, as a worker's signed word says
+        self.prefers = False  # whether there is a Prefer field among `fields`
+        self._by_name: dict[bytes, list[bytes]] | None = None
 
-    @cached_property
+    @property
     def by_name(self) -> dict[bytes, list[bytes]]:
         """The values of the fields that go on, by lower-cased name, for what has to look at them.
         White space around a value is no part of it (RFC 9110 §5.5), though it goes on.
         """
-        found: dict[bytes, list[bytes]] = {}
-        for name, value in self.fields:
-            found.setdefault(name.lower(), []).append(value.strip(b" \t"))
+        found = self._by_name
+        if found is None:
+            found = self._by_name = {}
+            for name, value in self.fields:
+                found.setdefault(name.lower(), []).append(value.strip(b" \t"))
         return found
 
     @property
@@ -96,20 +106,25 @@ class ResponseHead:
     close.
     """
 
-    counted: int | None = None
-    chunked = False
-    keep_alive_seconds: int | None = None
-    has_date = False
-    is_event_stream = False
-    upgrade: bytes | None = None
-    trailer: bytes | None = None
-    limits: list[h.Field] | None = None
-    error_code: str | None = None  # believed from the control application alone
+    __slots__ = (
+        "chunked", "counted", "error_code", "fields", "has_date", "is_event_stream", "job",
+        "keep_alive_seconds", "limits", "reason", "status", "trailer", "upgrade",
+    )  # fmt: skip
 
     def __init__(self, status: int, reason: bytes, fields: list[h.Field]) -> None:
         self.status = status
         self.reason = reason
         self.fields = fields
+        self.counted: int | None = None
+        self.chunked = False
+        self.keep_alive_seconds: int | None = None
+        self.has_date = False
+        self.is_event_stream = False
+        self.upgrade: bytes | None = None
+        self.trailer: bytes | None = None
+        self.limits: list[h.Field] | None = None
+        self.error_code: str | None = None  # believed from the control application alone
+        self.job: str | None = None  # the same
 
     def __repr__(self) -> str:
         return f"<ResponseHead {self.status} fields={len(self.fields)}>"
@@ -285,6 +300,8 @@ def _note_of_response(head: ResponseHead, kind: int, name: bytes, value: bytes) 
         head.limits = [*(head.limits or ()), (name, value)]
     elif kind == h.ERROR_CODE:
         head.error_code = value.decode("latin-1")
+    elif kind == h.JOB:
+        head.job = value.decode("latin-1")
 
 
 def keep_alive_hint(value: bytes) -> int | None:
@@ -315,15 +332,15 @@ def field_lines(fields: Iterable[h.Field]) -> list[bytes]:
 
 
 def request_pieces(
-    head: RequestHead, target: bytes, host_line: bytes, added: bytes, upgrade: bytes
+    head: RequestHead, target: bytes, host_line: bytes, added: Iterable[bytes], upgrade: bytes
 ) -> list[bytes]:
-    """A request head as it goes to an endpoint. `added` are CRLF-ended lines; `upgrade` the
-    protocols asked for.
+    """A request head as it goes to an endpoint. `added` are pieces of CRLF-ended lines; `upgrade`
+    the protocols asked for.
     """
     pieces = [head.method, b" ", target, b" HTTP/1.1\r\n", host_line]
     for name, value in head.fields:
         pieces += (name, b": ", value, b"\r\n")
-    pieces.append(added)
+    pieces += added
     if head.chunked:
         pieces.append(b"Transfer-Encoding: chunked\r\n")
         if head.trailer is not None:
@@ -336,15 +353,6 @@ def request_pieces(
         pieces.append(b"TE: trailers\r\nConnection: TE\r\n")
     pieces.append(b"\r\n")
     return pieces
-
-
-def added_lines(
-    forwarding: bytes, via: bytes, ids: tuple[bytes, bytes, bytes], tracestate: bytes | None
-) -> bytes:
-    """The fields that the gateway sets; `ids` are the request's, the correlation's, the trace's."""
-    lines = b"%b%bX-Request-ID: %b\r\nX-Correlation-ID: %b\r\ntraceparent: %b\r\n"
-    lines = lines % (forwarding, via, *ids)
-    return lines if tracestate is None else lines + b"tracestate: %b\r\n" % tracestate
 
 
 def response_pieces(

@@ -46,19 +46,25 @@ def request_pieces(exchange: Exchange, endpoint: Endpoint) -> list[bytes]:
     via = context.via_10 if head.version == m.HTTP_10 else context.via_11
     if head.via is not None:
         via = b"Via: " + b", ".join([*head.via, via[5:]])
-    ids = (
-        exchange.request_id.encode(),
-        exchange.correlation_id.encode(),
-        exchange.traceparent,
-    )
-    lines = m.added_lines(exchange.client.forwarding(head), via, ids, head.tracestate)
-    if exchange.caller_lines:
-        lines += exchange.caller_lines
+    lines: list[bytes] = []
     if policy is not None:
-        if policy.request_lines:
-            lines = policy.request_lines + lines
-    elif exchange.service is context.mounted:
-        lines += control_lines(exchange.client_address, head, exchange.identity)
+        lines.append(policy.request_lines)
+    lines += (
+        exchange.client.forwarding(head),
+        via,
+        b"X-Request-ID: ",
+        exchange.request_id.encode(),
+        b"\r\nX-Correlation-ID: ",
+        exchange.correlation_id.encode(),
+        b"\r\ntraceparent: ",
+        exchange.traceparent,
+        b"\r\n",
+    )
+    if head.tracestate is not None:
+        lines += (b"tracestate: ", head.tracestate, b"\r\n")
+    lines.append(exchange.caller_lines)
+    if policy is None and exchange.service is context.mounted:
+        lines.append(control_lines(exchange.client_address, head, exchange.identity))
     target = (endpoint.base_path + exchange.path or b"/") + exchange.query
     return m.request_pieces(head, target, endpoint.host_line, lines, exchange.upgrade)
 

@@ -40,7 +40,8 @@ def relay(attempt: Attempt, upstream: UpstreamConnection) -> None:
     body = reader.body
     if body:
         reader.body = []
-        exchange.bytes_out += sum(map(len, body))
+        for piece in body:
+            exchange.bytes_out += len(piece)
         pieces += m.chunk(body) if exchange.framing is CHUNKED else body
     if reader.complete:
         end(exchange, reader, pieces)
@@ -86,6 +87,7 @@ def _begin(
     upstream.keep_alive_seconds = head.keep_alive_seconds
     if service is exchange.context.mounted:
         exchange.error_code = head.error_code
+        exchange.head.job = head.job or exchange.head.job
     lines = change_answer(exchange, service, head, attempt.endpoint)
     limit_lines = exchange.limit_lines
     limited = limit_lines != b""

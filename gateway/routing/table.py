@@ -19,6 +19,7 @@ from gateway.routing.patterns import PatternTree
 from gateway.settings_patterns import Kind, Pattern, Rewrite
 
 PREFIX: Final = b"/api/v1/"
+_NAME_AT: Final = len(PREFIX)
 
 # Looking for a number is ten times as fast as looking for a byte string of one (0.03 to 0.36 µs).
 _HASH, _PERCENT, _BACKSLASH, _SEMICOLON, _DOT = b"#%\\;."
@@ -276,13 +277,14 @@ class RouteTable(Generic[RouteT]):
                     return _MATCH(Match, (route, route.name, target))
             return self._choose(method, path, path, head)
         if path.startswith(PREFIX):
-            name, slash, rest = path[len(PREFIX) :].partition(b"/")
+            name, slash, rest = path[_NAME_AT:].partition(b"/")
             route = self._open.get(name) or self._open.get(name.replace(b"-", b"_"))
             if route is not None:
-                for spelling in self._spellings.get(id(route), ()):
-                    same = b"%b%b%b%b" % (PREFIX, spelling, slash, rest)
-                    if self._tree.find(same) is not None:
-                        return self._choose(method, same, path, head)
+                if self._spellings:  # rows write names of services
+                    for spelling in self._spellings.get(id(route), ()):
+                        same = b"%b%b%b%b" % (PREFIX, spelling, slash, rest)
+                        if self._tree.find(same) is not None:
+                            return self._choose(method, same, path, head)
                 return _MATCH(Match, (route, route.name, slash + rest))
         return None
 

@@ -368,7 +368,7 @@ def test_a_reason_may_hold_anything_but_controls(reason: bytes, line: bytes | No
 
 
 def sent_on(head: m.RequestHead, added: bytes = b"", upgrade: bytes = b"") -> bytes:
-    return b"".join(m.request_pieces(head, b"/on", b"Host: back.test\r\n", added, upgrade))
+    return b"".join(m.request_pieces(head, b"/on", b"Host: back.test\r\n", [added], upgrade))
 
 
 def test_a_request_goes_on_with_a_host_and_framing_of_its_own() -> None:
