@@ -15,8 +15,9 @@ from typing import cast
 
 from tests.messages import Message, ViolationError, read_response
 
-PATIENCE_SECONDS = 8.0
-"""How long any condition may take on a busy machine before it counts as never."""
+PATIENCE_SECONDS = 60.0
+"""How long any condition may take on a busy machine before it counts as never: time that only a
+test that fails takes, and less than pytest-timeout gives a whole test."""
 
 POLL_SECONDS = 0.01
 

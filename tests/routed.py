@@ -54,6 +54,12 @@ class Routed:
         assert isinstance(service, Service)
         return service
 
+    def half_open(self) -> None:
+        """The time is over for which the breaker is open."""
+        with self.gateway.stopped_clock() as time:
+            time.pass_by(self.service.settings.breaker.open_seconds)
+        assert self.service.breaker.look(self.context.clock()) == "half_open"
+
     @property
     def asked(self) -> list[int]:
         """How many requests each upstream has got."""

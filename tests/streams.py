@@ -438,6 +438,6 @@ class Ledger:
 
 
 async def gather_all(*tasks: Any) -> list[Any]:
-    """All results, within the patience of a test for each."""
-    async with asyncio.timeout(PATIENCE_SECONDS * 4):
+    """All results, within the patience of a test."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
         return list(await asyncio.gather(*tasks))

@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 START_SECONDS = 60.0
 """How long a start may take on a busy machine before it counts as never."""
 
+PATIENCE_SECONDS = 60.0
+"""How long anything that Temporal and its workers do may take on a busy machine before it counts as
+never: a worker that was lost is missed after ten seconds, and half of a test's time is left.
+"""
+
 NAMESPACE = "default"
 _TRIES = 5  # another process may take a free port between its choice and the start
 _POLL_SECONDS = 0.02

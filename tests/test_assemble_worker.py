@@ -19,6 +19,8 @@ from gateway.assemble_worker import SignedCallbacks, WorkerProcess, quiet
 from gateway.callbacks import Allowed, Lookups, Sender
 from gateway.callbacks.signature import signature
 from gateway.edge.listener import upstream_tls_context
+from gateway.jobs.codec import PayloadError, data_converter
+from gateway.policy.payload_keys import PayloadKeys
 from gateway.settings import Settings
 from tests.jobs.scripted_gateway import scripted_gateway
 from tests.processes import taken_port
@@ -178,3 +180,32 @@ async def test_a_port_in_use_leaves_the_log_as_it_was(tmp_path: Path) -> None:
 def test_the_sdks_lines_are_kept_low_unless_they_are_asked_for() -> None:
     assert quiet("info").startswith("info,temporalio=warning,")
     assert quiet("info,temporalio=debug") == "info,temporalio=debug"
+
+
+async def test_a_key_that_jobs_need_and_a_worker_lacks_is_shown_in_its_health(
+    tmp_path: Path,
+) -> None:
+    read, write = os.pipe()
+    settings = Settings(
+        temporal_address="127.0.0.1:1",
+        payload_keys=(("new", KEY),),
+        gateway_url="http://127.0.0.1:1",
+        service_token="token",
+        worker_port=0,
+        state_dir=tmp_path,
+    )
+    stop = asyncio.Event()
+    process = WorkerProcess(settings, log_fd=write)
+    port = await process.listen()
+    assert "payload_keys" not in (await until(port, bool))["checks"]
+    older = data_converter(PayloadKeys(replace(settings, payload_keys=(("old", KEY),))), None)
+    payloads = await older.encode(["of a job"])
+    with pytest.raises(PayloadError):
+        await process._converter.decode(payloads)
+    health = await until(port, bool)
+    assert health["checks"]["payload_keys"] == {"status": "degraded", "lacking": ["old"]}
+    stop.set()
+    await process.run(stop)
+    os.close(write)
+    with os.fdopen(read, "rb") as lines:
+        assert b'"payload_key_missing"' in lines.read()

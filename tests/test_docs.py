@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from gateway.demo import Demo
+from gateway.jobs.input_checks import Registered
+from gateway.jobs.inputs import Inputs
+from gateway.jobs.types import JOB_TYPES
 from gateway.settings import SETTINGS, load
 from tests.processes import ROOT
 
@@ -98,3 +101,16 @@ def test_the_file_in_the_readme_is_read(tmp_path: Path) -> None:
     file.write_text(shown[1])
     (orders,) = load({}, file).services
     assert (orders.head_timeout, orders.max_connections, len(orders.endpoints)) == (10, 200, 2)
+
+
+def test_the_inputs_in_the_page_of_jobs_start_jobs() -> None:
+    services = ("orders", "stock", "mail", "auth")
+    inputs = Inputs(
+        lambda: {name: Registered(name, f"/api/v1/{name}") for name in services}, lambda _url: None
+    )
+    shown = re.findall(
+        r"^### (\w+)\n(?:(?!###).)*?```json\n(.*?)```", read("docs/jobs.md"), re.M | re.S
+    )
+    assert len(shown) == 4
+    for kind, given in shown:
+        inputs.read(JOB_TYPES[kind], given.encode(), None)

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.jobs.types import JOB_TYPES
 from gateway.settings import SettingsError, load
-from gateway.settings_jobs import JOB_NAMES, WorkflowSettings
+from gateway.settings_jobs import JOB_NAMES, MOST_JOB_SECONDS, WorkflowSettings
 
 KEY = b64encode(bytes(range(32))).decode()
 OTHER = b64encode(bytes(32)).decode()
@@ -17,6 +17,7 @@ OTHER = b64encode(bytes(32)).decode()
 
 def test_the_names_of_jobs_are_those_of_their_types() -> None:
     assert set(JOB_NAMES) == set(JOB_TYPES)
+    assert max(each.most_seconds for each in JOB_TYPES.values()) == MOST_JOB_SECONDS
 
 
 @pytest.mark.parametrize("address", ["embedded", "temporal.internal:7233", "[::1]:7233"])
@@ -107,8 +108,22 @@ def test_a_table_names_a_queue_and_a_time_out(tmp_path: Path) -> None:
         ("[workflows.api_request_workflow]\nqueue = 'x'\n", ":2: .*queue is unknown"),
         ("[workflows.api_request_workflow]\ntask_queue = 'a b'\n", ":2: .*task_queue is 'a b'"),
         ("[workflows]\nx = 1\n", "expected a table"),
+        ("[workflows.api_request_workflow]\ntimeout_seconds = 15552001\n", "at most 180 days"),
     ],
 )
 def test_a_table_that_is_wrong_is_said_with_its_line(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         load(written(tmp_path, text))
+
+
+def test_a_process_may_have_half_a_year(tmp_path: Path) -> None:
+    text = "[workflows.business_process_workflow]\ntimeout_seconds = 15552000\n"
+    [table] = load(written(tmp_path, text)).workflows
+    assert table.timeout_seconds == MOST_JOB_SECONDS
+
+
+def test_the_bound_of_an_owners_jobs_can_be_taken_away() -> None:
+    assert load({}).jobs_per_owner == 1000
+    assert load({"JOBS_PER_OWNER": "0"}).jobs_per_owner == 0
+    with pytest.raises(SettingsError, match="JOBS_PER_OWNER"):
+        load({"JOBS_PER_OWNER": "-1"})

@@ -17,7 +17,7 @@ import os
 import socket
 import ssl
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,6 +31,7 @@ from tests.connection import (
     holds,
     turn,
 )
+from tests.edge.clock import Time
 from tests.messages import (
     REQUEST_LINE,
     Message,
@@ -43,6 +44,7 @@ from tests.messages import (
     read_request_body,
     request,
 )
+from tests.processes import free_port
 
 __all__ = [
     "Link",
@@ -57,6 +59,7 @@ __all__ = [
     "answer",
     "assert_error",
     "chunks",
+    "closed_port",
     "connect",
     "eventually",
     "free_port",
@@ -251,18 +254,35 @@ class RunningGateway:
         assert len(records) == count, records
         return records
 
+    @contextlib.contextmanager
+    def stopped_clock(self) -> Iterator[Time]:
+        """The clock of limits, breakers and ejections stands still, and a test moves it; then it
+        goes on from there. Time-outs, and what `/health` says, are by the real one.
+        """
+        context = self.gateway.context
+        clock = context.clock
+        time = Time(clock())
+        context.clock = time.clock
+        try:
+            yield time
+        finally:
+            ahead = time.now - clock()
+            context.clock = lambda: clock() + ahead
+
     async def drain(self, *, grace: bool) -> None:
-        """Drains it, for tests that look at that."""
+        """Drains it, for tests that look at that; once more without `grace` ends the grace."""
         self.drained = True
         await self.gateway.drain(grace=grace)
 
 
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+@contextlib.contextmanager
+def closed_port() -> Iterator[int]:
+    """A port of 127.0.0.1 that refuses connections: bound, so that nobody else gets it meanwhile,
+    and never listened on.
+    """
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
 def load_settings(directory: Path, config: str = "", port: int = 0, **environ: object) -> Any:
@@ -284,6 +304,22 @@ def load_settings(directory: Path, config: str = "", port: int = 0, **environ: o
     return dataclasses.replace(gateway_settings.load(names), port=port)
 
 
+@contextlib.contextmanager
+def no_authorities() -> Iterator[None]:
+    """OpenSSL finds none of the authorities that the machine trusts. A gateway reads them all twice
+    when it is built, which took half of its start, and no test has a service that they vouch for.
+    """
+    before = {name: os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")}
+    os.environ |= dict.fromkeys(before, os.devnull)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
 @contextlib.asynccontextmanager
 async def start_gateway(
     config: str = "", *, port: int = 0, log_fd: int = -1, **environ: object
@@ -303,7 +339,9 @@ async def start_gateway(
         running = RunningGateway(None, settings, log)
         loop.set_exception_handler(lambda _, context: running.loop_errors.append(context))
         try:
-            running.gateway = await build_server(settings, log_fd=file_fd if log_fd < 0 else log_fd)
+            with no_authorities():
+                fd = file_fd if log_fd < 0 else log_fd
+                running.gateway = await build_server(settings, log_fd=fd)
             await running.gateway.start()
             running.address = running.gateway.address
             try:

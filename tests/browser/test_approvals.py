@@ -329,7 +329,7 @@ def test_a_token_that_ends_asks_for_another_and_keeps_drafts(
 ) -> None:
     page = browser.open(gateway)
     gateway.ask("Slowly?")
-    page.log_in(gateway.token("ana", seconds=4))
+    page.log_in(gateway.token("ana", seconds=8))
     card = page.card("Slowly?")
     card.write("Your answer", "a draft")
     page.wait_login("Log in again")

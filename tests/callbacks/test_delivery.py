@@ -11,17 +11,19 @@ import pytest
 import structlog
 from aiohttp import web
 
+from gateway.callbacks.delivering import PATIENCE_SECONDS
 from gateway.callbacks.delivery import DeliveryWorker
 from gateway.callbacks.destinations import PER_DESTINATION
 from gateway.callbacks.forward import ForwardRequests
 from gateway.callbacks.retries import DAY_SECONDS
 from gateway.callbacks.sending import Sender
 from gateway.settings import EndpointUrl, ForwardSettings
-from gateway.store.deliveries import Delivery
+from gateway.store.deliveries import LEASE_SECONDS, Delivery
 from tests.callbacks.receiver import Receiver, receiving
 from tests.callbacks.receiving import is_genuine
 from tests.callbacks.rows import delivery
 from tests.callbacks.working import SECRET, START, TLS, Table, a_table, nowhere, working
+from tests.observe.test_log import logged
 
 
 @pytest.fixture
@@ -183,9 +185,65 @@ async def test_a_delivery_that_a_kill_cut_off_is_sent_again_when_its_lease_ends(
         async with working(table) as worker:
             await table.was_asked(2)
             assert receiver.received == []
-            table.now = START + 60
+            table.now = START + LEASE_SECONDS
             worker.wake()
             await table.until(lambda: table.rows[row].done)
+
+
+async def test_what_takes_long_or_waits_is_no_other_gateways_meanwhile(table: Table) -> None:
+    go_on = asyncio.Event()
+
+    async def slow(_request: web.Request) -> web.Response:
+        await go_on.wait()
+        return web.Response()
+
+    async with receiving() as receiver:
+        receiver.script += [slow] * PER_DESTINATION
+        ids = await table.add(*[to(receiver)] * (PER_DESTINATION + 1))
+        async with working(table) as worker:
+            await receiver.got(PER_DESTINATION)
+            for _ in range(3):
+                table.now += PATIENCE_SECONDS / 4
+                worker.wake()
+                end = table.now + LEASE_SECONDS
+                await table.until(lambda: all(table.rows[each].leased_until == end for each in ids))  # noqa: B023 - awaited here
+            assert await table.due_deliveries(START + LEASE_SECONDS, 10) == []
+            go_on.set()
+            await table.until(lambda: all(table.rows[each].done for each in ids))
+            assert len(receiver.received) == len(ids)
+
+
+async def test_a_gateway_that_stood_still_leaves_to_another_what_that_has_taken(
+    table: Table,
+) -> None:
+    go_on = asyncio.Event()
+
+    async def slow(_request: web.Request) -> web.Response:
+        await go_on.wait()
+        return web.Response()
+
+    with logged() as lines:
+        async with receiving() as receiver:
+            receiver.script += [slow] * PER_DESTINATION
+            ids = await table.add(*[to(receiver)] * (PER_DESTINATION + 2))
+            async with working(table) as worker:
+                await receiver.got(PER_DESTINATION)
+                assert "waiting=2" in repr(worker)
+                table.now += LEASE_SECONDS  # and nobody woke it
+                taken = await table.due_deliveries(table.now, 10)
+                assert len(taken) == len(ids)
+                go_on.set()
+                await table.until(lambda: sum(row.done for row in table.rows.values()) == 4)
+                await table.was_asked(4)
+                assert "waiting=0" in repr(worker)
+            left = [row for row in table.rows.values() if not row.done]
+            # They are the other's still, also after the end of this one.
+            assert {(row.attempts, row.leased_until) for row in left} == {
+                (0, table.now + LEASE_SECONDS)
+            }
+            assert len(receiver.received) == PER_DESTINATION
+    said = [line for line in lines.json() if line["message"] == "deliveries.leases_lost"]
+    assert [line["count"] for line in said] == [2]
 
 
 async def test_at_the_end_what_is_under_way_may_end(table: Table) -> None:

@@ -110,12 +110,24 @@ def test_so_many_silent_destinations_are_remembered_and_no_more(places: Destinat
     assert repr(places) == f"<Destinations sending=0 waiting=0 silent={MOST_SILENT}>"
 
 
-def test_a_row_that_waited_until_its_lease_may_end_is_let_go(places: Destinations) -> None:
+def test_a_row_that_waited_too_long_is_let_go(places: Destinations) -> None:
     filled(places, "a", 6, now=0)
     sent(places)
     places.ended("a", 30, answered=True)
     assert sent(places, 30) == []
     assert repr(places) == "<Destinations sending=3 waiting=0 silent=0>"
+
+
+def test_rows_that_another_has_leased_wait_no_more(places: Destinations) -> None:
+    for name, ids in (("a", "123456"), ("b", "7")):
+        for each in ids:
+            places.add(name, delivery(delivery_id=each), 0)
+    sent(places)
+    assert places.waiting == {"5", "6"}
+    places.forget({"5", "7", "never heard of"})
+    assert places.waiting == {"6"}
+    places.forget({"6"})
+    assert repr(places) == "<Destinations sending=5 waiting=0 silent=0>"
 
 
 def test_what_waits_at_the_end_is_given_back(places: Destinations) -> None:

@@ -20,7 +20,7 @@ from gateway.callbacks.delivery import DeliveryWorker
 from gateway.callbacks.roles import Requests
 from gateway.callbacks.sending import Sender
 from gateway.store.database import Database
-from gateway.store.deliveries import Deliveries, Delivery
+from gateway.store.deliveries import LEASE_SECONDS, Deliveries, Delivery
 from gateway.store.tables import audit, outbox
 
 KEY = b"k" * 32
@@ -132,7 +132,7 @@ class Table:
         now: float,
         limit: int,
         *,
-        lease_seconds: float = 60.0,
+        lease_seconds: float = LEASE_SECONDS,
         kinds: Sequence[str] = ("callback", "forward"),
     ) -> list[Delivery]:
         """See Outbox."""
@@ -146,6 +146,15 @@ class Table:
             await self._look(each.id)
         await self.open.wait()
         return leased
+
+    async def renew_deliveries(
+        self, leased: Mapping[str, float], now: float, *, lease_seconds: float = LEASE_SECONDS
+    ) -> set[str]:
+        """See Outbox."""
+        kept = await self._way().renew_deliveries(leased, now, lease_seconds=lease_seconds)
+        for each in kept:
+            await self._look(each)
+        return kept
 
     async def delivery_done(self, delivery_id: str, now: float, detail: str = "") -> None:
         """See Outbox."""

@@ -20,6 +20,7 @@ from gateway.policy.tickets import Tickets
 from gateway.settings import Settings
 from tests.control.conftest import Client
 from tests.control.describing import valid
+from tests.control.pages import Page, asked
 from tests.jobs.desk import ALICE, ORCHESTRATION, REQUEST, Desk, desk
 from tests.temporal_server import TemporalServer
 
@@ -27,19 +28,6 @@ V1 = "/api/v1/workflows"
 NOBODY = Identity()
 OWNER = Identity(open_read=True, open_write=True)  # of a gateway without keys
 PLAIN = Identity(subject="alice", tenant="acme")
-
-
-@dataclass
-class Page:
-    """An answer as it came."""
-
-    status: int
-    body: bytes
-    headers: dict[str, str]
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
 
 
 @dataclass
@@ -54,15 +42,8 @@ class Site:
         self, method: str, path: str, who: Identity = ALICE, body: Any = None, **headers: str
     ) -> Page:
         """A request as the door hands it over."""
-        fields = {
-            "X-Gateway-Identity": who.encode().decode(),
-            "X-Gateway-Client": "192.0.2.1",
-            "X-Request-ID": "r-1",
-            "X-Correlation-ID": "c-1",
-        } | {name.replace("_", "-"): value for name, value in headers.items()}
         data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-        response = await self.client.request(method, path, headers=fields, data=data)
-        page = Page(response.status, await response.read(), dict(response.headers))
+        page = await asked(self.client, method, path, who, data, **headers)
         assert page.headers["Cache-Control"] == "no-store"
         return page
 
@@ -112,16 +93,6 @@ async def bare_site() -> AsyncIterator[Site]:
     state = state_of()
     async with TestClient(TestServer(build_app(state))) as client:
         yield Site(client, state, None)
-
-
-def error(page: Page, status: int, code: str, *more: str) -> dict[str, Any]:
-    """The error of an answer, which has the contract's shape and `more` members."""
-    assert page.status == status, page
-    assert page.headers["Content-Type"] == "application/json"
-    told: dict[str, Any] = page.json["error"]
-    assert (told["code"], told["request_id"]) == (code, "r-1")
-    assert set(told) == {"code", "message", "request_id", *more}, told
-    return told
 
 
 def accepted(page: Page) -> str:

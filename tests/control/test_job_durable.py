@@ -14,14 +14,13 @@ from tests.control.jobs_site import (
     NOBODY,
     OWNER,
     PLAIN,
-    Page,
     Site,
     accepted,
     bare_site,
-    error,
     job,
     jobs_site,
 )
+from tests.control.pages import Page, error
 from tests.jobs.desk import ALICE, ASYNC
 from tests.temporal_server import TemporalServer, temporal  # noqa: F401
 

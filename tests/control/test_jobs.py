@@ -23,10 +23,10 @@ from tests.control.jobs_site import (
     Site,
     accepted,
     bare_site,
-    error,
     job,
     jobs_site,
 )
+from tests.control.pages import error
 from tests.jobs.desk import ALICE, BOB, COLLEAGUE, ORCHESTRATION, REQUEST
 from tests.temporal_server import TemporalServer, temporal  # noqa: F401
 
@@ -207,10 +207,11 @@ async def test_a_job_without_a_result_says_why(
     page = await site.ask("GET", f"{V1}/{operation_id}/result?wait=30")
     told = error(page, 409, "JOB_FAILED", "status", "cause")
     assert (told["status"], told["cause"]["code"]) == (status, code)
-    assert "it broke" in told["message"]
+    how = {"failed": "The job failed: it broke", "timed_out": "It broke"}
+    assert told["message"] == how[status]
 
 
-@pytest.mark.parametrize("wait", ["x", "-1", "nan", "inf", "301", "", "1s"])
+@pytest.mark.parametrize("wait", ["x", "-1", "nan", "inf", "", "1s"])
 async def test_a_wait_that_is_none_is_400(site: Site, wait: str) -> None:
     path = f"{V1}/{'0' * 16}-{'0' * 32}/result?wait={wait}"
     error(await site.ask("GET", path), 400, "BAD_REQUEST")
@@ -349,6 +350,29 @@ async def test_another_method_is_405(bare: Site, path: str) -> None:
         assert page.headers["Allow"]
 
 
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+async def test_a_job_has_no_page_of_its_own_and_is_said_where_to_look(
+    site: Site, method: str
+) -> None:
+    operation_id = await site.started({"do": "complete"})
+    page = await site.ask(method, f"{V1}/{operation_id}")
+    told = error(page, 405, "METHOD_NOT_ALLOWED")
+    assert f"{V1}/{operation_id}/status" in told["message"]
+    assert page.headers["Allow"] == "POST"
+
+
+@pytest.mark.parametrize(
+    ("step", "status", "code"),
+    [("bad", 422, "UNPROCESSABLE"), ("done", 409, "CONFLICT"), ("none", 404, "NOT_FOUND")],
+)
+async def test_an_update_that_a_job_refuses_says_why(
+    site: Site, step: str, status: int, code: str
+) -> None:
+    operation_id = await site.started({"do": "wait"}, ORCHESTRATION)
+    page = await site.ask("POST", f"{V1}/{operation_id}/update/skip_step", body={"id": step})
+    assert "step" in error(page, status, code)["message"]
+
+
 async def test_many_who_wait_are_all_answered(site: Site) -> None:
     operation_id = await site.started({"do": "wait"})
     waiting = [
@@ -358,6 +382,40 @@ async def test_many_who_wait_are_all_answered(site: Site) -> None:
     await eventually(lambda: site.there.jobs._waiters.count == 30, "thirty who wait")
     await site.there.go(operation_id)
     assert {page.status for page in await asyncio.gather(*waiting)} == {200}
+
+
+async def test_more_of_one_owner_than_may_wait_are_told_so_and_their_jobs_go_on(
+    site: Site,
+) -> None:
+    waiters = site.there.jobs._waiters
+    waiters._most_of_owner = 1
+    operation_id = await site.started({"do": "wait"})
+    waiting = asyncio.create_task(site.ask("GET", f"{V1}/{operation_id}/result?wait=60"))
+    await eventually(lambda: waiters.count == 1, "the one that waits")
+    told = error(
+        await site.ask("GET", f"{V1}/{operation_id}/result?wait=60"),
+        429,
+        "RATE_LIMITED",
+        "retry_after",
+    )
+    assert "stream" in told["message"]
+    page = await site.start({"do": "complete"}, Prefer="wait=60")
+    accepted(page)
+    assert "Preference-Applied" not in page.headers
+    await site.there.go(operation_id)
+    assert (await waiting).status == 200
+
+
+async def test_one_job_too_many_of_one_owner_is_429_before_anything_starts(site: Site) -> None:
+    site.there.settings = replace(site.there.settings, jobs_per_owner=1)
+    crowded = replace(ALICE, tenant="crowded")
+    accepted(await site.start({"do": "wait"}, who=crowded, Prefer="respond-async"))
+    page = await site.start({"do": "complete"}, who=crowded)
+    told = error(page, 429, "RATE_LIMITED", "retry_after")
+    assert page.headers["Retry-After"] == str(told["retry_after"])
+    assert "cancel one" in told["message"]
+    calm = replace(ALICE, tenant="calm")
+    job(await site.start({"do": "complete"}, who=calm), "completed")
 
 
 def test_the_answers_are_described() -> None:

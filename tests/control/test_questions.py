@@ -13,7 +13,6 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
 
 from gateway.control.app import build_app
@@ -23,6 +22,7 @@ from gateway.settings import Settings
 from gateway.store.database import FILE_NAME
 from tests.asking import ASKER, KEYLESS, Clock, Place, Room, room, someone
 from tests.control.conftest import Client
+from tests.control.pages import Page, asked, error
 
 QUESTIONS = "/api/v1/questions"
 ALICE, BOB, NOBODY = someone("alice"), someone("bob"), someone(None)
@@ -32,19 +32,6 @@ APPROVAL = {
     "required": ["approved"],
 }
 PATHS = pytest.mark.parametrize("via", [None, "alice"], ids=["questions path", "events path"])
-
-
-@dataclass
-class Page:
-    """An answer as it came."""
-
-    status: int
-    body: bytes
-    headers: dict[str, str]
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
 
 
 @dataclass
@@ -58,16 +45,8 @@ class Site:
         self, method: str, path: str, who: Identity = ALICE, body: Any = None, **headers: str
     ) -> Page:
         """A request as the door hands it over."""
-        fields = {
-            "X-Gateway-Identity": who.encode().decode(),
-            "X-Gateway-Client": "192.0.2.1",
-            "X-Request-ID": "r-1",
-        } | {name.replace("_", "-"): value for name, value in headers.items()}
         data = json.dumps(body).encode() if isinstance(body, dict) else body
-        response: ClientResponse = await self.client.request(
-            method, path, headers=fields, data=data
-        )
-        return Page(response.status, await response.read(), dict(response.headers))
+        return await asked(self.client, method, path, who, data, **headers)
 
     async def asked(self, who: Identity = ASKER, **members: Any) -> str:
         body = {"client_ids": ["alice"], "prompt": "Deploy?"} | members
@@ -95,17 +74,6 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
         state = cast(ControlState, SimpleNamespace(questions=here.questions, settings=Settings()))
         async with TestClient(TestServer(build_app(state))) as client:
             yield Site(client, here)
-
-
-def error(page: Page, status: int, code: str, *more: str) -> dict[str, Any]:
-    """The error of an answer, which has the contract's shape and `more` members."""
-    assert page.status == status, page
-    assert page.headers["Content-Type"] == "application/json"
-    assert page.headers["Cache-Control"] == "no-store"
-    told: dict[str, Any] = page.json["error"]
-    assert (told["code"], told["request_id"]) == (code, "r-1")
-    assert set(told) == {"code", "message", "request_id", *more}, told
-    return told
 
 
 # The table of answers

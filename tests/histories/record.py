@@ -189,7 +189,7 @@ def _process() -> BusinessProcessInput:
             ProcessStep(
                 "ok",
                 ask=Ask("Pay ${/made/amount}?", ["ada"], options=["yes", "no"]),
-                continue_when={"pointer": "/ok/response", "equals": "yes"},
+                continue_when={"pointer": "/ok", "equals": "yes"},
             ),
             ProcessStep("b", request=orders("/b"), retry=SOON),
         ],

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
+import pytest
 from temporalio.client import Client
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
@@ -27,9 +28,8 @@ from gateway.settings import EndpointUrl, ServiceSettings, Settings
 from sse.event import BackplaneAwayError, NewEvent, Published
 from sse.hub import Hub, HubLimits
 from sse.ring import HistoryLimits
-from tests.connection import PATIENCE_SECONDS
 from tests.jobs.tiny_workflows import ACTIVITIES, WORKFLOWS
-from tests.temporal_server import TemporalServer
+from tests.temporal_server import PATIENCE_SECONDS, TemporalServer
 
 REQUEST = "api_request_workflow"
 ASYNC = "async_request_workflow"
@@ -174,6 +174,9 @@ async def desk(
     hub.job_ended = found.jobs.ended
     async with contextlib.AsyncExitStack() as stack:
         if worker:
+            # It answers, however long a busy machine takes: what it tells is what tests are about.
+            patience = stack.enter_context(pytest.MonkeyPatch.context())
+            patience.setattr("gateway.jobs.looking.TELL_SECONDS", PATIENCE_SECONDS)
             await stack.enter_async_context(working(client, settings.temporal_task_queue))
         try:
             yield found

@@ -241,9 +241,9 @@ class World:
             self.changed.notify_all()
 
 
-def hurried() -> FastClock:
-    """Eleven days in a second. Waits of the workflows' own patience (30 s) are hurried too."""
-    return FastClock(1_000_000.0, above_seconds=20)
+def hurried(days_a_second: float = 11.5) -> FastClock:
+    """Waits of the workflows' own patience (30 s) are hurried too."""
+    return FastClock(days_a_second * DAY, above_seconds=20)
 
 
 @asynccontextmanager

@@ -176,10 +176,14 @@ class Figures:
 
     ended: list[tuple[str, str]] = field(default_factory=list)
     again: list[str] = field(default_factory=list)
+    lost: list[tuple[str, int]] = field(default_factory=list)
 
     def executed(self, workflow_type: str, status: str, seconds: float) -> None:
         assert seconds >= 0
         self.ended.append((workflow_type, status))
+
+    def given_up(self, workflow_type: str, events: int) -> None:
+        self.lost.append((workflow_type, events))
 
     def retried(self, activity_type: str) -> None:
         self.again.append(activity_type)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from aiohttp import web
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
@@ -24,8 +25,10 @@ from gateway.jobs.activity_models import (
     CallbackInput,
     CallInput,
     Decision,
+    GateAnswer,
     GateInput,
     JobEvent,
+    LogInput,
     PublishInput,
 )
 from gateway.jobs.models import Caller, JobContext, ResultRule, Retry, ServiceRequest
@@ -64,8 +67,9 @@ async def world() -> AsyncIterator[World]:
     async with scripted_gateway() as gateway:
         http = http_to(gateway.url)
         lines: list[dict[str, Any]] = []
-        calls = Calls(http, log_into(lines))
-        yield World(gateway, calls, Asking(http), HttpPublisher(http), lines)
+        publisher, log = HttpPublisher(http), log_into(lines)
+        calls = Calls(http, Publishing(publisher, Figures(), log), log)
+        yield World(gateway, calls, Asking(http), publisher, lines)
         await http.close()
 
 
@@ -417,3 +421,42 @@ async def test_what_was_done_is_known_also_when_its_answer_is_too_large(world: W
         call = replace(CALL, most_bytes=50, any_status=True, retry=Retry(max_attempts=1))
         failed = await failure(environment(), world.calls.route_to_service, call)
         assert (failed.type, failed.non_retryable) == ("VALIDATION", True)
+
+
+# News that go along
+
+
+def of_gate(news: PublishInput | None) -> GateInput:
+    return GateInput(CONTEXT, ServiceRequest("orders", "/1"), news)
+
+
+async def test_news_are_told_beside_the_first_question(world: World) -> None:
+    answered = await environment().run(world.calls.authenticate_request, of_gate(published("a")))
+    assert answered == GateAnswer(told=True)
+    assert world.gateway.types("job:op-1") == ["a"]
+
+
+async def test_news_are_told_at_the_first_try_only(world: World) -> None:
+    answered = await environment(2).run(world.calls.check_rate_limit, of_gate(published("a")))
+    assert answered == GateAnswer(told=False)
+    assert not world.gateway.types("job:op-1")
+
+
+async def test_a_job_does_not_wait_for_who_watches_it(world: World) -> None:
+    async def held(request: web.BaseRequest) -> web.Response:
+        await asyncio.get_running_loop().create_future()
+        return web.Response()
+
+    world.gateway.put("/api/v1/events/job:op-1", held)
+    answered = await environment().run(world.calls.authenticate_request, of_gate(published("a")))
+    assert answered == GateAnswer(told=False)
+
+
+async def test_the_news_of_the_end_go_with_the_line_about_the_request(world: World) -> None:
+    made = LogInput(CONTEXT, ServiceRequest("orders", "/1"), 200, 1, 5)
+    assert await environment().run(world.calls.log_api_request, made) is False
+    made.news = published("job.completed", status="completed")
+    assert await environment().run(world.calls.log_api_request, made) is True
+    assert world.gateway.types("job:op-1") == ["job.completed"]
+    world.gateway.put("/api/v1/events/job:op-1", refusal(503, "SERVICE_UNAVAILABLE"))
+    assert await environment().run(world.calls.log_api_request, made) is False

@@ -226,3 +226,56 @@ async def test_a_cancelled_request_ends_cancelled(jobs: Jobs) -> None:
         await handle.result()
     assert isinstance(failed.value.cause, CancelledError)
     assert jobs.types(context)[-1] == "job.cancelled"
+
+
+async def test_its_beginning_and_its_end_are_told_by_the_activities_that_it_needs_anyway(
+    jobs: Jobs,
+) -> None:
+    jobs.gateway.put(PATH, answer(200, 1))
+    context = jobs.context(KIND)
+    handle = await jobs.start(context, ApiRequestInput("orders", "/7"))
+    await handle.result()
+    history = await handle.fetch_history()
+    done = [each for each in history.events if each.HasField("marker_recorded_event_attributes")]
+    assert len(done) == 4  # authenticate, limit, route, log
+    assert jobs.types(context) == ["job.started", "job.completed"]
+
+
+@pytest.mark.parametrize("cached", [1000, 0])
+async def test_what_could_not_be_told_with_them_is_told_later_and_once(
+    temporal: TemporalServer,  # noqa: F811
+    cached: int,
+) -> None:
+    client = await temporal.client()
+    queue = temporal.new_queue()
+    async with (
+        scripted_gateway() as gateway,
+        jobs_worker(client, gateway, queue, [ApiRequestWorkflow], cached=cached) as jobs,
+    ):
+        gateway.publishing = False
+        gateway.put(PATH, answer(200, 1))
+        context = jobs.context(KIND)
+        path = f"/api/v1/events/job:{context.operation_id}"
+        handle = await jobs.start(context, ApiRequestInput("orders", "/7"))
+        await gateway.until(lambda: len(gateway.asked(path)) >= 3)
+        gateway.publishing = True
+        assert (await handle.result())["body"] == 1
+        assert jobs.types(context) == ["job.started", "job.completed"]
+        assert jobs.figures.ended == [(KIND, "completed")]
+
+
+async def test_a_job_that_is_cancelled_before_it_began_tells_its_end(
+    temporal: TemporalServer,  # noqa: F811
+) -> None:
+    client = await temporal.client()
+    queue = temporal.new_queue()
+    async with scripted_gateway() as gateway:
+        early = Jobs(client, gateway, queue)
+        context = early.context(KIND)
+        handle = await early.start(context, ApiRequestInput("orders", "/7"))
+        await handle.cancel()
+        async with jobs_worker(client, gateway, queue, [ApiRequestWorkflow]):
+            with pytest.raises(WorkflowFailureError):
+                await handle.result()
+        assert not gateway.asked(PATH)
+        assert early.types(context) == ["job.started", "job.cancelled"]

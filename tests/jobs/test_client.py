@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +16,7 @@ from gateway.jobs.status import MEMBERS
 from gateway.policy.identity import Identity
 from gateway.policy.payload_keys import PayloadKeys
 from gateway.settings_jobs import WorkflowSettings
-from tests.connection import PATIENCE_SECONDS, eventually
+from tests.connection import eventually
 from tests.jobs.desk import (
     ALICE,
     ASYNC,
@@ -34,21 +33,7 @@ from tests.jobs.desk import (
     tenant,
     working,
 )
-from tests.temporal_server import TemporalServer, temporal, temporal_server  # noqa: F401
-
-
-@pytest.fixture
-async def room(temporal: TemporalServer) -> AsyncIterator[Desk]:  # noqa: F811
-    async with desk(temporal) as found:
-        yield found
-
-
-@pytest.fixture
-async def unmanned(temporal: TemporalServer) -> AsyncIterator[Desk]:  # noqa: F811
-    """Without a worker."""
-    async with desk(temporal, worker=False) as found:
-        yield found
-
+from tests.temporal_server import PATIENCE_SECONDS, TemporalServer
 
 # Starting
 
@@ -100,7 +85,7 @@ async def test_keys_are_each_owners_and_each_routes(room: Desk) -> None:
 
 
 async def test_after_a_rotation_a_key_still_finds_its_job(
-    temporal: TemporalServer,  # noqa: F811
+    temporal: TemporalServer,
 ) -> None:
     async with desk(temporal) as room:
         mine = tenant("rotated")
@@ -120,7 +105,13 @@ async def test_after_a_rotation_a_key_still_finds_its_job(
 async def test_the_workflow_is_told_who_started_it_and_where_services_are(room: Desk) -> None:
     members = {"service": "Demo-Service", "client_id": "alice", "headers": {"x-a": "b"}}
     operation_id = await room.started(
-        None, ASYNC, members=members, request_id="r-1", correlation_id="c-1", spent=True
+        None,
+        ASYNC,
+        members=members,
+        request_id="r-1",
+        correlation_id="c-1",
+        spent=True,
+        trace="00-1-2-01",
     )
     told = (await room.ended(operation_id)).body["result"]
     assert told["context"] == {
@@ -132,6 +123,7 @@ async def test_the_workflow_is_told_who_started_it_and_where_services_are(room: 
             "client_ids": [],
             "address": "192.0.2.1",
             "open_write": False,
+            "agent": None,
         },
         "operation_id": operation_id,
         "workflow_type": ASYNC,
@@ -141,6 +133,7 @@ async def test_the_workflow_is_told_who_started_it_and_where_services_are(room: 
         "bases": {"demo": "/api/v1/demo"},
         "spent": True,
         "notify": "alice",
+        "trace": "00-1-2-01",
     }
     assert told["input"]["service"] == "demo"
 
@@ -421,7 +414,11 @@ async def test_a_job_that_ends_while_it_is_steered_is_409(room: Desk) -> None:
     assert refusal(caught)[0] == "CONFLICT"
 
 
-async def test_a_job_whose_worker_is_ill_is_told_as_temporal_knows_it(room: Desk) -> None:
+async def test_a_job_whose_worker_is_ill_is_told_as_temporal_knows_it(
+    room: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.jobs.looking.TELL_SECONDS", 0.2)
+    monkeypatch.setattr("gateway.jobs.client.UPDATE_SECONDS", 0.2)
     operation_id = await room.started({"do": "stuck"}, ORCHESTRATION)
     handle = room.client.get_workflow_handle(operation_id)
     async with asyncio.timeout(PATIENCE_SECONDS):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from google.protobuf.json_format import MessageToJson
+from structlog.testing import capture_logs
 from temporalio import activity, workflow
 from temporalio.api.common.v1 import Payload
 from temporalio.client import Client, WorkflowFailureError
@@ -139,8 +140,16 @@ async def test_an_older_key_still_decrypts_and_the_newest_encrypts() -> None:
 
 async def test_a_key_that_is_gone_is_named() -> None:
     encoded = await through(JobCodec(Ciphers(keys(OLD)), None), Payload(data=b"x"))
-    with pytest.raises(PayloadError, match="there is no payload key 'old'"):
-        await JobCodec(Ciphers(keys(NEW)), None).decode([encoded])
+    codec = JobCodec(Ciphers(keys(NEW)), None)
+    assert codec.lacking == frozenset()
+    with capture_logs() as lines:
+        for _ in range(2):
+            with pytest.raises(PayloadError, match="there is no payload key 'old'"):
+                await codec.decode([encoded])
+    (line,) = lines
+    assert line["event"] == "payload_key_missing"
+    assert "no payload key 'old'" in line["reason"]
+    assert codec.lacking == frozenset(("old",))
 
 
 @pytest.mark.parametrize("place", [0, 20, 30, -1])
@@ -463,3 +472,15 @@ class Waits:
     @workflow.update
     async def next(self, step: int) -> None:
         self._steps.append(step)
+
+
+def test_a_converter_of_a_job_differs_by_its_codec_alone() -> None:
+    converter = data_converter(keys(), Kept())
+    context = WorkflowSerializationContext("default", JOB)
+    of_job = converter.with_context(context)
+    assert repr(of_job.payload_codec) == f"<JobCodec <Ciphers new> {JOB}>"
+    assert repr(converter.payload_codec) == "<JobCodec <Ciphers new> >"
+    assert of_job.payload_converter is converter.payload_converter
+    assert of_job.failure_converter is converter.failure_converter
+    bare = replace(converter, payload_codec=None)
+    assert bare.with_context(context) is bare

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.jobs import conditions
 from gateway.jobs.conditions import BadConditionError
-from gateway.jobs.references import Budget, NoResultError
+from gateway.jobs.references import BadTemplateError, Budget, NoResultError
 
 RESULTS: dict[str, Any] = {
     "a": {"n": 5, "f": 5.0, "s": "five", "t": True, "z": None, "list": [1, {"x": 2}], "o": {"k": 1}}
@@ -129,9 +129,10 @@ def test_all_references_of_a_condition_are_found() -> None:
     ],
 )
 def test_what_is_no_condition_is_refused_with_its_place(condition: Any, pointer: str) -> None:
-    [(found, message)] = conditions.faults(condition)
-    assert found == pointer
-    assert message
+    with pytest.raises((BadConditionError, BadTemplateError)) as refused:
+        conditions.check(condition)
+    assert refused.value.pointer == pointer
+    assert refused.value.message
 
 
 def test_a_condition_is_bounded() -> None:
@@ -146,10 +147,10 @@ def test_a_condition_is_bounded() -> None:
         conditions.check({"all": [True] * 200})
 
 
-def test_unknown_results_are_told() -> None:
-    condition = {"pointer": "/b/x", "equals": 1}
-    assert conditions.faults(condition) == []
-    assert conditions.faults(condition, ["a"]) == [("/pointer", "there is no result b")]
+def test_it_is_told_which_results_a_condition_looks_into() -> None:
+    condition = {"all": [{"pointer": "/b/x", "equals": "${/a}"}, True]}
+    found = [(each.at, each.root) for each in conditions.check(condition)]
+    assert found == [("/all/0/pointer", "b"), ("/all/0/equals", "a")]
 
 
 def test_what_is_compared_is_bounded_for_all_parts_together() -> None:

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -22,8 +23,9 @@ import pytest
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
 
-from gateway.jobs import embedded
-from gateway.jobs.embedded import ADDRESS_FILE, Embedded, EmbeddedSettings, Pauses, Phase
+from gateway.jobs import embedded, embedded_ports
+from gateway.jobs.embedded import ADDRESS_FILE, Embedded, EmbeddedSettings, Pauses
+from gateway.jobs.embedded_standing import Phase
 from gateway.jobs.types import OWNER_ATTRIBUTE, STATE_ATTRIBUTE
 from gateway.settings import environment
 from tests import temporal_server
@@ -47,11 +49,15 @@ if os.path.exists(sys.argv[0] + ".broken"):
 port = os.environ.get("WORKER_PORT") or sys.argv[sys.argv.index("--http-port") + 1]
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        if os.path.exists(sys.argv[0] + ".deaf"):
+            return
         self.send_response(200 if self.path.startswith(("/health/ready", "/api/v1/names")) else 404)
         self.end_headers()
     def log_message(self, *_):
         pass
-http.server.HTTPServer(("127.0.0.1", int(port)), Handler).serve_forever()
+class Server(http.server.HTTPServer):
+    allow_reuse_port = "WORKER_PORT" in os.environ
+Server(("127.0.0.1", int(port)), Handler).serve_forever()
 """
 
 
@@ -86,7 +92,6 @@ class Place:
         self.state = directory / "state"
         self.log = Lines()
         self.pauses: list[float] = []
-        self.addresses: list[str] = []
         self._paused = asyncio.Event()
         self.temporal = self.script(directory / "temporal")
         self.worker = self.script(directory / "worker")
@@ -107,8 +112,8 @@ class Place:
         return [json.loads(line) for line in file.read_text().splitlines()]
 
     @staticmethod
-    def breaks(script: Path, *, broken: bool = True) -> None:
-        flag = script.with_name(f"{script.name}.py.broken")
+    def breaks(script: Path, *, broken: bool = True, how: str = "broken") -> None:
+        flag = script.with_name(f"{script.name}.py.{how}")
         flag.touch() if broken else flag.unlink()
 
     async def pause(self, seconds: float) -> None:
@@ -129,7 +134,6 @@ class Place:
             environ=self.environ,
             worker_environ={"GATEWAY_URL": "http://127.0.0.1:1", "SERVICE_TOKEN": "marked-secret"},
             log=log or self.log,
-            on_up=self.addresses.append,
             pause=self.pause,
         )
 
@@ -153,11 +157,11 @@ def command_line(pid: int) -> str:
 
 
 def gone(pid: int) -> bool:
+    """Whether a process has ended; without its parent it may be a zombie that waits for init."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
         return True
-    return False
 
 
 # With the real server
@@ -180,7 +184,7 @@ async def test_a_real_server_is_started_kept_and_ended(place: Place) -> None:
         assert {OWNER_ATTRIBUTE, STATE_ATTRIBUTE} <= set(answer.custom_attributes)
         await client.start_workflow("kept", id="job-1", task_queue="nobody")
         ui = ours.standing.ui or ""
-        assert await embedded._status(int(ui.rpartition(":")[2]), "/") == 200
+        assert await embedded_ports.status_of(int(ui.rpartition(":")[2]), "/") == 200
         await place.log.wait("temporal_worker_up")
         assert ours.dependency() == {
             "state": "healthy", "phase": "up", "address": address, "ui": ui, "worker": "up",
@@ -192,7 +196,6 @@ async def test_a_real_server_is_started_kept_and_ended(place: Place) -> None:
         assert (await place.log.wait("temporal_ended"))["code"] == 128 + signal.SIGKILL
         await place.log.wait("temporal_up", 2)
         assert ours.standing.address == address
-        assert place.addresses == [address]
         described = await client.get_workflow_handle("job-1").describe()
         assert described.workflow_type == "kept"
         pids = [server_pid(ours), place.calls(place.worker)[0]["pid"]]
@@ -259,24 +262,113 @@ async def test_a_server_that_cannot_start_is_tried_again_later_and_later(place: 
         assert place.pauses[:3] == [0.5, 1.0, 2.0]
         assert ours.retry_after >= 2
         assert ours.dependency()["detail"] == ours.standing.detail
+        assert ours.standing.said == f"Temporal is restarting ({ours.standing.detail})"
         assert (place.state / "temporal.log").read_text().startswith("it is broken\n")
         place.breaks(place.temporal, broken=False)
         async with asyncio.timeout(WAIT_SECONDS):
             await ours.ready()
         assert ours.retry_after == 1
+        assert ours.standing.said == ""
 
 
 async def test_ports_that_others_have_are_left_to_them(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with taken_port() as taken, taken_port() as other:
-        monkeypatch.setattr(embedded, "USUAL_PORT", taken)
-        monkeypatch.setattr(embedded, "USUAL_UI_PORT", other)
+        monkeypatch.setattr(embedded_ports, "USUAL_PORT", taken)
+        monkeypatch.setattr(embedded_ports, "USUAL_UI_PORT", other)
         async with running(place.embedded()) as ours:
             async with asyncio.timeout(WAIT_SECONDS):
                 address = await ours.ready()
             assert address != f"127.0.0.1:{taken}"
             assert ours.standing.ui != f"http://127.0.0.1:{other}"
+
+
+async def test_ports_that_somebody_has_taken_meanwhile_are_left_to_them_too(place: Place) -> None:
+    async with running(place.embedded()) as ours:
+        await place.log.wait("temporal_worker_up")
+        address = await ours.ready()
+        moved = asyncio.ensure_future(ours.elsewhere(address))
+        os.kill(place.calls(place.temporal)[0]["pid"], signal.SIGKILL)
+        await place.log.wait("temporal_ended")
+        with socket.create_server(("127.0.0.1", int(address.rpartition(":")[2]))):
+            await place.log.wait("temporal_up", 2)
+            async with asyncio.timeout(WAIT_SECONDS):
+                await moved
+            assert ours.standing.address != address
+            # The worker that was told of the old address has ended, another is told of the new one.
+            await place.log.wait("temporal_worker_up", 2)
+            told = [each["environ"]["TEMPORAL_ADDRESS"] for each in place.calls(place.worker)]
+            assert told == [address, ours.standing.address]
+
+
+@pytest.mark.parametrize("which", ["temporal", "worker"])
+async def test_a_child_that_lives_and_does_not_answer_is_ended_and_started_again(
+    place: Place, which: str
+) -> None:
+    script: Path = getattr(place, which)
+    async with running(place.embedded(look_seconds=0.01)) as ours:
+        await place.log.wait("temporal_worker_up")
+        place.breaks(script, how="deaf")
+        stuck = await place.log.wait("temporal_stuck")
+        assert stuck == {"child": "server" if which == "temporal" else "worker"}
+        await place.log.wait("temporal_ended" if which == "temporal" else "temporal_worker_ended")
+        assert gone(place.calls(script)[0]["pid"])
+        place.breaks(script, broken=False, how="deaf")
+        async with asyncio.timeout(WAIT_SECONDS):
+            await place.log.wait("temporal_up", 2 if which == "temporal" else 1)
+            await place.log.wait("temporal_worker_up", 1 if which == "temporal" else 2)
+        assert ours.dependency()["state"] == "healthy"
+
+
+async def test_a_full_disk_leaves_no_child_behind_and_is_waited_for(place: Place) -> None:
+    place.state.mkdir()
+    blocked = (place.state / ADDRESS_FILE).with_suffix(".new")
+    blocked.mkdir()  # what can't be written, whoever runs this
+    async with running(place.embedded()) as ours:
+        await place.log.wait("temporal_ended", 2)
+        assert ours.standing.phase is Phase.RESTARTING
+        assert "Is a directory" in ours.standing.detail
+        assert gone(place.calls(place.temporal)[0]["pid"])
+        blocked.rmdir()
+        async with asyncio.timeout(WAIT_SECONDS):
+            await ours.ready()
+
+
+async def test_a_guard_that_was_stopped_does_its_duty_at_the_end(place: Place) -> None:
+    async with running(place.embedded()) as ours:
+        await place.log.wait("temporal_worker_up")
+        for guard in ours._children.values():
+            os.kill(guard.pid, signal.SIGSTOP)
+        pids = [place.calls(script)[0]["pid"] for script in (place.temporal, place.worker)]
+    assert all(gone(pid) for pid in pids)
+
+
+async def test_what_a_killed_guard_had_is_gone_before_the_next_is_started(place: Place) -> None:
+    async with running(place.embedded()) as ours:
+        await place.log.wait("temporal_worker_up")
+        os.kill(ours._children["server"].pid, signal.SIGKILL)
+        ended = await place.log.wait("temporal_ended")
+        assert ended["code"] == -signal.SIGKILL
+        await place.log.wait("temporal_up", 2)
+        first, second = place.calls(place.temporal)
+        assert gone(first["pid"])
+        assert first["arguments"] == second["arguments"], "the same ports"
+
+
+async def test_a_gateway_that_is_about_to_end_has_no_worker_any_more(place: Place) -> None:
+    async with running(place.embedded()) as ours:
+        await ours.rest()
+        await place.log.wait("temporal_up")
+        assert not place.worker.with_name("worker.py.calls").exists()
+    place.log.lines.clear()
+    async with running(place.embedded()) as ours:
+        await place.log.wait("temporal_worker_up")
+        await ours.rest()
+        assert gone(place.calls(place.worker)[0]["pid"])
+        assert not gone(place.calls(place.temporal)[1]["pid"])
+        assert ours.worker_port is None
+        assert "temporal_worker_ended" not in dict(place.log.lines)
 
 
 async def test_without_room_for_processes_it_is_tried_again(place: Place) -> None:
@@ -298,6 +390,10 @@ async def test_a_state_dir_that_cannot_be_written_fails_and_says_why(place: Plac
         assert "File exists" in failed["error"]
         assert ours.dependency()["detail"] == failed["error"]
         assert "worker" not in ours.dependency()
+        place.state.unlink()
+        async with asyncio.timeout(WAIT_SECONDS):
+            await ours.ready()
+        assert place.pauses[0] == embedded.MAKE_AGAIN_SECONDS
 
 
 async def test_closing_one_that_was_never_started_is_nothing(place: Place) -> None:
@@ -365,6 +461,8 @@ async def test_a_wrong_temporal_cli_is_said(place: Place) -> None:
         failed = await place.log.wait("temporal_failed")
         assert failed["error"].startswith("TEMPORAL_CLI /nowhere/temporal is no temporal program")
         assert ours.standing.phase is Phase.FAILED
+        assert ours.standing.said == f"Temporal can't be started: {failed['error']}"
+        assert "worker" not in ours.dependency()
         assert ours.retry_after == 600
 
 
@@ -455,7 +553,7 @@ async def test_a_killed_gateway_leaves_no_child_and_the_next_one_is_found_at_the
 def test_a_file_that_says_nothing_is_nothing(tmp_path: Path, text: str) -> None:
     file = tmp_path / ADDRESS_FILE
     file.write_text(text)
-    assert embedded._read_ports(file) is None
+    assert embedded_ports.read_ports(file) is None
 
 
 def test_pauses_grow_and_are_short_again_after_a_steady_run() -> None:
@@ -472,7 +570,7 @@ async def test_an_answer_that_is_none_is_none() -> None:
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        assert await embedded._status(port, "/") == 0
-    assert await embedded._status(free_port(), "/") == 0
+        assert await embedded_ports.status_of(port, "/") == 0
+    assert await embedded_ports.status_of(free_port(), "/") == 0
     with contextlib.suppress(asyncio.CancelledError):
         await server.wait_closed()

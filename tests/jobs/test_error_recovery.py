@@ -46,7 +46,7 @@ def given(failure: FailureReport, *history: FailureReport, **members: Any) -> Er
 
 @pytest.mark.parametrize("kind", ["database", "network", "timeout", "external", "rate_limited"])
 def test_what_may_pass_is_tried_again(kind: str) -> None:
-    assert choose(given(report(kind)), NOW) == ("retry", f"a {kind} error may pass")
+    assert choose(given(report(kind)), NOW) == ("retry", f"{kind} errors may pass")
 
 
 @pytest.mark.parametrize("kind", ["validation", "authorization", "cancelled", "internal", "odd"])
@@ -142,7 +142,7 @@ async def test_tried_again_it_is_recovered_and_that_is_recorded(around: World) -
     assert result["answer"]["body"] == {"id": 1}
     assert (result["error"], result["breaker"]) == (None, None)
     assert [each["message"] for each in around.told("job.progress")] == [
-        "retry: a network error may pass",
+        "retry: network errors may pass",
         "recovered by retry",
     ]
     logged = around.logged[0]

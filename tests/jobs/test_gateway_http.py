@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
@@ -16,8 +17,16 @@ from aiohttp import web
 from gateway.jobs.gateway_http import MOST_ANSWER_BYTES, GatewayHttp, NoAnswerError, new_session
 from gateway.jobs.messages import BadRequestError, Received
 from gateway.jobs.models import Caller, JobContext, ServiceRequest
-from gateway.policy.on_behalf import MOST_WAIT_SECONDS
-from tests.jobs.scripted_gateway import ScriptedGateway, answer, http_to, refusal, scripted_gateway
+from gateway.policy.on_behalf import MOST_WAIT_SECONDS, Assertions
+from tests.jobs.scripted_gateway import (
+    KEYS,
+    TOKEN,
+    ScriptedGateway,
+    answer,
+    http_to,
+    refusal,
+    scripted_gateway,
+)
 from tests.jobs.tls_front import TlsFront
 
 CONTEXT = JobContext(
@@ -78,11 +87,44 @@ async def test_a_request_says_who_asks_and_for_whom(
     assert first.headers["accept-encoding"] == "identity"
     assert first.headers["x-correlation-id"] == "op-1"
     assert first.headers["x-request-id"] != second.headers["x-request-id"]
-    assert first.headers["x-on-behalf-of"] != second.headers["x-on-behalf-of"]
     said = first.assertion
     assert (said.subject, said.tenant, said.tier) == ("ada", None, "pro")
     assert (said.scopes, said.open_write, said.spent) == (frozenset("ab"), True, False)
     assert said.wait_seconds == 10  # so long the gateway lets the service think
+
+
+async def test_all_requests_of_a_job_belong_to_the_trace_of_its_start(
+    gateway: ScriptedGateway, http: GatewayHttp
+) -> None:
+    trace = f"00-{'a' * 32}-{'b' * 16}-01"
+    context = replace(CONTEXT, trace=trace)
+    gateway.put(PATH, answer(200, 1))
+    await http.admission(context, REQUEST, "limit")
+    await http.ask_service(context, REQUEST, key="k", timeout_seconds=10, spent=True)
+    await asked(http)
+    assert [each.headers.get("traceparent") for each in gateway.seen] == [trace, trace, None]
+
+
+async def test_one_assertion_serves_for_half_of_its_life_for_requests_that_say_the_same(
+    gateway: ScriptedGateway,
+) -> None:
+    gateway.put(PATH, answer(200, 1))
+    began = time.time()
+    times = iter([began, began + 29, began + 30, began - 1, began - 1])
+    now = [began]
+    http = GatewayHttp(
+        gateway.url, TOKEN, Assertions(KEYS), wall=lambda: now[0], new_request_id=lambda: "r"
+    )
+    for spent in (False, False, False, False, True):
+        now[0] = next(times)
+        await http.ask_service(CONTEXT, REQUEST, key="k", timeout_seconds=10, spent=spent)
+    await http.close()
+    first, same, later, back, other = (
+        each.headers["x-on-behalf-of"] for each in gateway.asked(PATH)
+    )
+    assert first == same
+    assert len({first, later, back, other}) == 4
+    assert [each.assertion.spent for each in gateway.asked(PATH)][-2:] == [False, True]
 
 
 async def test_a_longer_time_than_any_is_the_longest(
@@ -101,6 +143,9 @@ async def test_the_type_of_a_body_is_said(gateway: ScriptedGateway, http: Gatewa
     first, second = gateway.asked(PATH)
     assert first.headers["content-type"] == "application/json"
     assert "content-type" not in second.headers
+    await asked(http, ServiceRequest("orders", "/1", "POST"))
+    bare = gateway.asked(PATH)[-1].headers
+    assert ("content-type" in bare, bare["content-length"]) == (False, "0")
 
 
 async def test_no_redirect_is_followed_and_no_cookie_kept(

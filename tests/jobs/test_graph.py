@@ -114,10 +114,10 @@ def test_what_undoes_a_step_knows_its_result_and_those_before_it() -> None:
         == []
     )
     assert faults(step("a"), step("b", compensation=undo("/${/a/id}"))) == [
-        ("/steps/1/compensation/path", "a need not be there when b is undone")
+        ("/steps/1/compensation/path", "when b is undone a need not be there")
     ]
     assert faults(step("a", compensation=undo("/${}"))) == [
-        ("/steps/0/compensation/path", "that need not be there when a is undone")
+        ("/steps/0/compensation/path", "when a is undone that need not be there")
     ]
     [(pointer, message)] = faults(step("a", compensation=undo("/${x")))
     assert (pointer, "without its }" in message) == ("/steps/0/compensation/path", True)

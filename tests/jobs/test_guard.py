@@ -67,6 +67,25 @@ def test_what_does_not_obey_is_killed_after_the_grace() -> None:
     assert ended(pid)
 
 
+def test_what_was_stopped_is_killed_after_the_grace() -> None:
+    process = guarded(OBEYS, grace="0.1")
+    pid = int(said(process))
+    os.kill(pid, signal.SIGSTOP)
+    process.communicate(timeout=WAIT_SECONDS)
+    assert process.returncode == 128 + signal.SIGKILL
+    assert ended(pid)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what Linux alone does")
+def test_a_guard_that_is_killed_takes_the_command_with_it() -> None:
+    process = guarded(OBEYS)
+    said(process)
+    process.kill()
+    # The pipe is at its end when all that had it have ended: nobody told the command to.
+    output, _ = process.communicate(timeout=WAIT_SECONDS)
+    assert (process.returncode, output) == (-signal.SIGKILL, "")
+
+
 def test_a_starter_that_is_killed_leaves_nothing_behind() -> None:
     starter = subprocess.Popen(
         [
@@ -105,16 +124,16 @@ def test_the_exit_code_of_the_command_is_the_guards() -> None:
 
 def test_what_the_command_started_itself_ends_with_it() -> None:
     process = guarded(
-        "import subprocess, sys\n"
+        "import os, subprocess, sys\n"
         f"command = [sys.executable, '-S', '-c', {IGNORES!r}]\n"
-        "child = subprocess.Popen(command, stdout=subprocess.PIPE)\n"
+        "kept = os.dup(1)\n"
+        "child = subprocess.Popen(command, stdout=subprocess.PIPE, pass_fds=[kept])\n"
         "print(child.stdout.readline().decode().strip(), flush=True)"
     )
-    pid = int(said(process))
-    process.communicate(timeout=WAIT_SECONDS)
-    # It was init's child by then: gone, or waiting for init.
-    status = Path(f"/proc/{pid}/stat")
-    assert not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
+    assert int(said(process))
+    # It ignores what it is told and keeps our pipe, which is at its end when it has ended too.
+    output, _ = process.communicate(timeout=WAIT_SECONDS)
+    assert output == ""
 
 
 def test_what_the_command_says_goes_to_the_log_for_its_owner_only(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 
 from gateway.jobs import models, schemas
 from gateway.jobs.input_checks import Registered
-from gateway.jobs.inputs import MAX_NESTING, Inputs, job_type, made
+from gateway.jobs.inputs import MAX_NESTING, Inputs, argument, job_type, made
 from gateway.jobs.refusals import MAX_FAULTS, JobRefusedError
 from gateway.jobs.types import JOB_TYPES
 
@@ -285,9 +285,120 @@ BROKEN: list[tuple[str, Any, str]] = [
     (PROCESS, {"steps": [{"id": "a", "request": DEMO, "wait_seconds": 1}]}, "/steps/0"),
     (PROCESS, {"steps": [{"id": "a", "request": DEMO, "value": 1}]}, "/steps/0"),
     (RECOVERY, {"request": DEMO, "failure": {}}, "/failure"),
-    (RECOVERY, {"request": DEMO, "failure": {"kind": "x"}, "strategy": "hope"}, "/strategy"),
+    (RECOVERY, {"request": DEMO, "failure": {"kind": "network"}, "strategy": "hope"}, "/strategy"),
     (SWITCH, {"to_tenant": "b", "validate": DEMO, "services": []}, "/services"),
 ]
+
+
+def failed(**members: Any) -> dict[str, Any]:
+    return {"request": DEMO, "failure": {"kind": "network"}, **members}
+
+
+TOLD: list[tuple[str, Any, tuple[str, str]]] = [
+    (REQUEST, [], ("", "Must be an object.")),
+    (REQUEST, {}, ("", "Lacks service.")),
+    (REQUEST, {**DEMO, "more": 1}, ("", "There is no member more.")),
+    (REQUEST, {**DEMO, "b": 1, "a": 1}, ("", "There are no members a, b.")),
+    (REQUEST, {**DEMO, "timeout_seconds": 31}, ("/timeout_seconds", "Must be at most 30.")),
+    (ORCHESTRATION, {"steps": []}, ("/steps", "Needs at least 1 item.")),
+    (SWITCH, {}, ("", "Lacks to_tenant, validate, services.")),
+    (
+        PROCESS,
+        {"steps": [{"id": "a"}]},
+        ("/steps/0", "Needs exactly one of value, request, ask, wait_seconds."),
+    ),
+    (
+        ORCHESTRATION,
+        {"steps": [{"id": "a b", **DEMO}]},
+        ("/steps/0/id", "An id is 1 to 64 of the characters A-Z a-z 0-9 _ . -"),
+    ),
+    (
+        ORCHESTRATION,
+        {"steps": [{"id": "a", **DEMO, "depends_on": ["b"]}]},
+        ("/steps/0/depends_on/0", "There is no step b."),
+    ),
+    (
+        ORCHESTRATION,
+        {"steps": [{"id": "a", **DEMO, "depends_on": ["a"]}]},
+        ("/steps/0", "Waits for itself: a -> a."),
+    ),
+    (
+        PROCESS,
+        {"steps": [{"id": "a", "value": "${/b}"}]},
+        ("/steps/0/value", "There is no result b."),
+    ),
+    (
+        REQUEST,
+        {**DEMO, "transform": "${"},
+        ("/transform", "A reference without its }; for a literal ${ write $${ in its place."),
+    ),
+    (REQUEST, {**DEMO, "path": "/a/../x"}, ("/path", "A path has no segment that is . or ..")),
+    (
+        RECOVERY,
+        failed(failure={"kind": "bogus"}),
+        (
+            "/failure/kind",
+            'Must be one of "database", "network", "timeout", "external", "rate_limited",'
+            ' "validation", "authorization", "cancelled", "internal".',
+        ),
+    ),
+    (RECOVERY, failed(strategy=1), ("/strategy", "Must be a string or null.")),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "told"), TOLD)
+def test_what_is_wrong_is_a_sentence_that_says_what_is_right(
+    inputs: Inputs, name: str, value: Any, told: tuple[str, str]
+) -> None:
+    found = refused(inputs, name, value).rejection
+    assert told in found.details
+    assert found.message.startswith("Nothing was started. ")
+
+
+@pytest.mark.parametrize("path", ["/x?y=1", "x", "/x y"])
+def test_a_path_that_is_none_is_told_of_without_the_pattern(inputs: Inputs, path: str) -> None:
+    [(at, text)] = refused(inputs, REQUEST, {**DEMO, "path": path}).rejection.details
+    assert at == "/path"
+    assert text.startswith("A path begins with / and holds no query: put that in `query`.")
+
+
+@pytest.mark.parametrize(
+    "path", ["/../x", "/..", "/a/./b", "/a/%2e%2E/b", "/a/..;v=1/b", "/a%2f..%2fb", "/${/a/x}/../b"]
+)
+def test_a_path_that_climbs_is_refused_at_the_door(inputs: Inputs, path: str) -> None:
+    assert pointers(inputs, REQUEST, {**DEMO, "path": path}) == ["/path"]
+    first = {"id": "a", **DEMO}
+    steps = {"steps": [first, {"id": "b", **DEMO, "path": path}]}
+    assert pointers(inputs, ORCHESTRATION, steps) == ["/steps/1/path"]
+    undo = {"steps": [{**first, "compensation": {**DEMO, "path": path}}]}
+    assert pointers(inputs, ORCHESTRATION, undo) == ["/steps/0/compensation/path"]
+
+
+@pytest.mark.parametrize("path", ["/a..b/...", "/.x", "/${/a/../y}/b"])
+def test_dots_that_are_no_segment_climb_nowhere(inputs: Inputs, path: str) -> None:
+    steps = [{"id": "a", **DEMO}, {"id": "b", **DEMO, "path": path}]
+    read(inputs, ORCHESTRATION, {"steps": steps})
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "message"),
+    [
+        ("skip_step", [], 'Nothing was skipped. Lacks the id of a step: send it as {"id": "…"}.'),
+        ("skip_step", [{}], 'Nothing was skipped. Lacks the id of a step: send it as {"id": "…"}.'),
+        (
+            "skip_step",
+            ["a b"],
+            'Nothing was skipped. Lacks the id of a step: send it as {"id": "…"}.',
+        ),
+        ("pause", [{"a": 1}], "The job was not told. pause takes nothing: send no body."),
+    ],
+)
+def test_what_a_job_is_told_wrongly_starts_nothing_and_says_so(
+    name: str, args: list[Any], message: str
+) -> None:
+    with pytest.raises(JobRefusedError) as caught:
+        argument(name, args)
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize(("name", "value", "pointer"), BROKEN)
@@ -331,10 +442,18 @@ DEEPER: list[tuple[str, Any, str]] = [
     (RECOVERY, {"request": {"service": "x"}, "failure": {"kind": "network"}}, "/request/service"),
     (
         RECOVERY,
-        {"request": DEMO, "failure": {"kind": "x"}, "fallback": {"request": {"service": "x"}}},
+        {
+            "request": DEMO,
+            "failure": {"kind": "network"},
+            "fallback": {"request": {"service": "x"}},
+        },
         "/fallback/request/service",
     ),
-    (RECOVERY, {"request": DEMO, "failure": {"kind": "x"}, "strategy": "fallback"}, "/fallback"),
+    (
+        RECOVERY,
+        {"request": DEMO, "failure": {"kind": "network"}, "strategy": "fallback"},
+        "/fallback",
+    ),
     (PROCESS, {"steps": [{"id": "a", "request": {"service": "x"}}]}, "/steps/0/request/service"),
     (PROCESS, {"steps": [{"id": "a", "value": "${/b}"}]}, "/steps/0/value"),
     (PROCESS, asking(options=["a", "a"]), "/steps/0/ask/options/1"),
@@ -437,7 +556,7 @@ def wrong(name: str, value: Any) -> list[str]:
         (ORCHESTRATION, {"steps": [{"id": "a", **DEMO, "depends_on": [7] * 600}]},
          "/steps/0/depends_on"),
         (ORCHESTRATION, {"steps": [{}] * 600}, "/steps"),
-        (RECOVERY, {"request": DEMO, "failure": {"kind": "x"}, "history": [{}] * 101}, "/history"),
+        (RECOVERY, failed(history=[{}] * 101), "/history"),
         (REQUEST, {**DEMO, "headers": {f"h {n}": 7 for n in range(65)}}, "/headers"),
     ],
 )  # fmt: skip

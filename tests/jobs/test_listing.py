@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -18,25 +17,10 @@ from tests.jobs.desk import (
     ORCHESTRATION,
     REQUEST,
     Desk,
-    desk,
     listed,
     refusal,
     tenant,
 )
-from tests.temporal_server import TemporalServer, temporal, temporal_server  # noqa: F401
-
-
-@pytest.fixture
-async def room(temporal: TemporalServer) -> AsyncIterator[Desk]:  # noqa: F811
-    async with desk(temporal) as found:
-        yield found
-
-
-@pytest.fixture
-async def unmanned(temporal: TemporalServer) -> AsyncIterator[Desk]:  # noqa: F811
-    """Without a worker."""
-    async with desk(temporal, worker=False) as found:
-        yield found
 
 
 async def test_lists_are_filtered_by_status_and_type(room: Desk) -> None:

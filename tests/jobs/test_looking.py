@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
@@ -16,29 +15,14 @@ from gateway.jobs.refusals import JobRefusedError
 from gateway.jobs.status import MEMBERS, JobStatus
 from sse.event import NewEvent
 from sse.question_store import StoreAwayError, StoreSlowError
-from tests.connection import PATIENCE_SECONDS, eventually
+from tests.connection import eventually
 from tests.jobs.desk import (
     ALICE,
     Desk,
-    desk,
     refusal,
     working,
 )
-from tests.temporal_server import TemporalServer, temporal, temporal_server  # noqa: F401
-
-
-@pytest.fixture
-async def room(temporal: TemporalServer) -> AsyncIterator[Desk]:  # noqa: F811
-    async with desk(temporal) as found:
-        yield found
-
-
-@pytest.fixture
-async def unmanned(temporal: TemporalServer) -> AsyncIterator[Desk]:  # noqa: F811
-    """Without a worker."""
-    async with desk(temporal, worker=False) as found:
-        yield found
-
+from tests.temporal_server import PATIENCE_SECONDS
 
 # How it stands
 

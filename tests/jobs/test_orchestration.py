@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -28,7 +27,7 @@ from gateway.jobs.workflows.parts import PartsRun
 from gateway.jobs.workflows.steps import Saga
 from gateway.jobs.workflows.tracking import Tracker
 from tests.jobs.scripted_services import Jobs, Services, answer, jobs_at
-from tests.temporal_server import TemporalServer, temporal  # noqa: F401
+from tests.temporal_server import TemporalServer
 
 NAME = "multi_service_orchestration_workflow"
 WORKFLOWS = (Orchestration, OrchestrationPart)
@@ -36,22 +35,6 @@ WORKFLOWS = (Orchestration, OrchestrationPart)
 
 def step(step_id: str, *after: str, **more: Any) -> Step:
     return Step(step_id, "shop", more.pop("path", f"/{step_id}"), depends_on=list(after), **more)
-
-
-@pytest.fixture
-def services() -> Services:
-    return Services()
-
-
-@pytest.fixture
-async def jobs(
-    temporal: TemporalServer,  # noqa: F811
-    services: Services,
-) -> AsyncIterator[Jobs]:
-    async with jobs_at(
-        await temporal.client(), temporal.new_queue(), services, WORKFLOWS
-    ) as running:
-        yield running
 
 
 async def run(jobs: Jobs, *steps: Step, output: Any = None) -> dict[str, Any]:
@@ -358,7 +341,7 @@ async def test_progress_and_steps_are_told_as_they_come(jobs: Jobs, services: Se
 
 
 async def test_it_runs_in_the_sandbox_too(
-    temporal: TemporalServer,  # noqa: F811
+    temporal: TemporalServer,
     services: Services,
 ) -> None:
     restrictions = SandboxRestrictions.default.with_passthrough_modules("gateway")

@@ -35,6 +35,15 @@ def test_one_tenant_is_one_owner_and_a_subject_without_one_another() -> None:
     assert owners.tag(Identity()) == owners.tag(Identity(subject=""))
 
 
+def test_a_credential_that_names_nobody_owns_nothing() -> None:
+    owners = Owners(ONE)
+    everybodys = f"{owners.tag(Identity())}-{UUID}"
+    assert owners.owns(Identity(open_read=True), everybodys)  # of a gateway without keys
+    assert not owners.owns(Identity(subject=""), everybodys)
+    nobody = Identity(subject="", tenant="acme")
+    assert owners.owns(nobody, f"{owners.tag(TENANT)}-{UUID}")
+
+
 def test_ids_of_all_keys_are_owned() -> None:
     before, now = Owners(ONE), Owners(TWO | ONE)
     for owners in (before, now):

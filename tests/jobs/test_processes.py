@@ -112,7 +112,7 @@ def test_a_switch_refers_to_its_session_and_to_the_services_before() -> None:
     given.context = "${/z}"
     assert flaws_of(given) == [
         Flaw("/validate/path", "there is no result validate"),
-        Flaw("/services/2/id", "session_id is a result of its own, never a step's"),
+        Flaw("/services/2/id", "the name session_id is taken: it is a result of its own"),
         Flaw("/services/3/id", "there is a step a before"),
         Flaw("/services/2/request/path", "there is no result x"),
         Flaw("/services/2/compensation/path", "there is no result y"),

@@ -14,8 +14,8 @@ from temporalio.exceptions import ApplicationError, CancelledError
 
 from gateway.jobs.activity_models import Decision, JobEvent
 from gateway.jobs.models import JobContext, JobError
-from gateway.jobs.workflows.announcing import SPARE, Announcer, news_of, size_of
-from gateway.jobs.workflows.tracking import Tracker, fitted, moment
+from gateway.jobs.workflows.announcing import SPARE, Announcer, fitted, news_of, size_of
+from gateway.jobs.workflows.tracking import Tracker, moment
 from tests.jobs.scripted_gateway import (
     Jobs,
     ScriptedGateway,
@@ -110,12 +110,13 @@ async def test_a_paused_job_begins_nothing_and_goes_on_when_told(jobs: Jobs) -> 
 async def test_a_step_that_has_not_begun_may_be_skipped(jobs: Jobs) -> None:
     context, handle = await started(jobs, "wait", "second", "ask")
     await saw(jobs, context, "job.step")
-    for step, why in (("nowhere", "there is no step"), ("wait", "running"), ("ask", "pending")):
+    for step, why in (("nowhere", "there is no step"), ("wait", "running"), ("ask", "asks people")):
         with pytest.raises(WorkflowUpdateFailedError) as refused:
             await handle.execute_update("skip_step", step)
         assert why in str(refused.value.cause)
     body = await handle.execute_update("skip_step", "second")
     assert body["operation_id"] == context.operation_id
+    assert [each["status"] for each in body["steps"]] == ["running", "skipped", "pending"]
     await handle.execute_update("question_decided", Decision("q1", "answered"), id="q1")
     await handle.signal("went")
     await handle.result()
@@ -142,7 +143,10 @@ async def test_a_question_is_told_and_its_decision_comes_once(jobs: Jobs) -> Non
         decision = Decision("q1", "answered", response)
         await handle.execute_update("question_decided", decision, id="q1")
     await handle.result()
-    assert (await saw(jobs, context, "job.question", question=None))["status"] == "waiting"
+    # Who is told that the job waits is told with it for what, and when it does not any more.
+    assert asked["step"]["status"] == "waiting"
+    decided = await saw(jobs, context, "job.question", question=None)
+    assert (decided["status"], decided["step"]["status"]) == ("running", "running")
     await saw(jobs, context, "job.progress", message="yes")
 
 
@@ -249,6 +253,10 @@ async def test_nobody_is_told_for_so_long_that_temporal_ends_the_job(jobs: Jobs)
     handle = await jobs.start(context, ["first", "many"], within)
     assert await handle.result() == {"words": 2}
     assert not jobs.events(context)
+    ((kind, lost),) = jobs.figures.lost
+    (line,) = [each for each in jobs.lines if each["event"] == "workflow_events_given_up"]
+    assert (line["operation_id"], line["events"]) == (context.operation_id, lost)
+    assert (kind, lost > 250) == ("walking", True)
 
 
 async def test_events_that_no_stream_takes_are_given_up_and_the_job_goes_on(jobs: Jobs) -> None:
@@ -257,6 +265,9 @@ async def test_events_that_no_stream_takes_are_given_up_and_the_job_goes_on(jobs
     handle = await jobs.start(context, ["first"])
     assert await handle.result() == {"words": 1}
     assert not jobs.events(context)
+    lines = [each for each in jobs.lines if each["event"] == "workflow_events_given_up"]
+    assert {each["operation_id"] for each in lines} == {context.operation_id}
+    assert sum(each["events"] for each in lines) == sum(lost for _, lost in jobs.figures.lost) == 4
 
 
 async def test_many_events_go_out_in_batches(jobs: Jobs) -> None:

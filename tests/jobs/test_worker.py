@@ -25,12 +25,16 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 from temporalio.worker import Worker
 
+from gateway.jobs.codec import data_converter
+from gateway.jobs.connect import connect
 from gateway.jobs.namespace import WANTED, NoNamespaceError, prepare
 from gateway.jobs.types import JOB_TYPES
 from gateway.jobs.worker import JobWorker, WorkerEndedError, sandbox
 from gateway.jobs.workflows.registered import WORKFLOWS
+from gateway.policy.payload_keys import PayloadKeys
+from gateway.settings import Settings
 from tests.jobs.scripted_gateway import Figures
-from tests.temporal_server import TemporalServer, temporal, temporal_server
+from tests.temporal_server import PATIENCE_SECONDS, TemporalServer, temporal, temporal_server
 
 __all__ = ["temporal"]
 
@@ -81,6 +85,34 @@ async def test_each_queue_is_worked_on_and_further_attempts_are_counted(
     stop.set()
     await running
     assert not worker.is_running
+
+
+async def test_jobs_under_a_key_that_a_worker_has_not_wait_and_it_says_so_once(
+    temporal: TemporalServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours, theirs = [
+        await connect(
+            temporal.address,
+            Settings(),
+            data_converter(PayloadKeys(Settings(payload_keys=((name, b"k" * 32),))), None),
+            role="test",
+        )
+        for name in ("ours", "theirs")
+    ]
+    queue, stop = temporal.new_queue(), asyncio.Event()
+    with capture_logs() as lines:
+        running = asyncio.ensure_future(job_worker(ours, Figures(), queue).run(stop))
+        for _ in range(2):
+            handle = await theirs.start_workflow("Tries", 1, id=uuid4().hex, task_queue=queue)
+            async for event in handle.fetch_history_events(wait_new_event=True):
+                if event.HasField("workflow_task_failed_event_attributes"):
+                    break
+            await handle.terminate()
+        stop.set()
+        await running
+    (line,) = [each for each in lines if each["event"] == "payload_key_missing"]
+    assert "'theirs'" in line["reason"]
+    assert "Failed handling activation" not in caplog.text
 
 
 @activity.defn
@@ -155,7 +187,7 @@ async def test_a_worker_that_ends_waits_for_no_local_activity_and_the_next_one_d
     client, queue, held = await temporal.client(), temporal.new_queue(), Held()
     handle = await client.start_workflow(Holds.run, id=uuid4().hex, task_queue=queue)
     ends: tuple[Awaitable[object], ...] = (held.began.wait(), handle.result())
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_SECONDS):  # a lost worker is missed after ten seconds
         for end in ends:
             worker = JobWorker(
                 client,

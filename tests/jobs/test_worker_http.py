@@ -73,6 +73,8 @@ async def test_the_page_of_figures_holds_the_workers_and_the_sdks() -> None:
     told.metrics.executed("known_workflow", "completed", 3.0)
     told.metrics.executed("of a stranger", "failed", 700.0)
     told.metrics.retried("route_to_service")
+    told.metrics.given_up("known_workflow", 2)
+    told.metrics.given_up("of a stranger", 1)
     server = told.server(address)
     port = await server.start("127.0.0.1", 0)
     status, page = await asked(port, "/metrics")
@@ -85,6 +87,8 @@ async def test_the_page_of_figures_holds_the_workers_and_the_sdks() -> None:
         'workflow_duration_seconds_bucket{le="5.0",workflow_type="known_workflow"} 1.0',
         'workflow_duration_seconds_bucket{le="600.0",workflow_type="other"} 0.0',
         'activity_retries_total{activity_type="route_to_service"} 1.0',
+        'workflow_events_given_up_total{workflow_type="known_workflow"} 2.0',
+        'workflow_events_given_up_total{workflow_type="other"} 1.0',
         'gateway_worker_info{version="1.2.3"} 1.0',
     ):
         assert line in page

@@ -11,7 +11,7 @@ from typing import Any
 
 from temporalio import activity, workflow
 from temporalio.common import RetryPolicy, SearchAttributeKey
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ActivityError, ApplicationError
 
 from gateway.jobs.activity_models import Decision
 from gateway.jobs.models import ApiRequestInput, AsyncRequestInput, JobContext, OrchestrationInput
@@ -112,7 +112,7 @@ class _Tiny:
             1,
             start_to_close_timeout=timedelta(seconds=5),
             retry_policy=AGAIN,
-            summary="pay",
+            summary="pay: request",
         )
         await workflow.execute_local_activity(
             "route_to_service", 0, start_to_close_timeout=timedelta(seconds=5)
@@ -151,6 +151,23 @@ class _Tiny:
         running.cancel()
         if what.get("fails"):
             await self._fail(what)
+
+    async def _cut_off(self, _what: Any) -> None:
+        """A local activity that is cancelled, and the timer of the job's time-out."""
+        until = workflow.info().start_time + timedelta(seconds=60)
+        limit = asyncio.create_task(asyncio.sleep((until - workflow.now()).total_seconds()))
+        running = workflow.start_local_activity(
+            "transform_response",
+            start_to_close_timeout=timedelta(seconds=50),
+            cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        )
+        await workflow.sleep(0.01)
+        limit.cancel()
+        running.cancel()
+        try:
+            await running
+        except ActivityError:
+            workflow.logger.debug("as it should")
 
     async def _retrying(self, _what: Any) -> None:
         await workflow.execute_activity(
@@ -193,6 +210,8 @@ class _Tiny:
     def skip_step(self, step_id: str) -> dict[str, Any]:
         if step_id == "bad":
             raise ApplicationError("there is no such step", type="UNPROCESSABLE")
+        if step_id == "none":
+            raise ApplicationError("there is no step 'none'", type="NOT_FOUND")
         if step_id == "done":
             raise ApplicationError("that step is over", type="CONFLICT")
         return {"skipped": step_id}

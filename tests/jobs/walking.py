@@ -56,7 +56,7 @@ class Walking(TrackedWorkflow):
         return {"words": len(words)}
 
     async def step(self, word: str) -> None:
-        self.tracker.begin(word, waiting=word == "ask")
+        self.tracker.begin(word)
         if word == "ask":
             self.tracker.asked("q1", "May I?", word, "2030-01-01T00:00:00.000Z")
             decision = await self.decision("q1", workflow.now() + timedelta(seconds=30))

@@ -25,6 +25,13 @@ def test_a_subscriber_reads_its_own_the_listed_and_with_the_scope_any() -> None:
     assert not Identity(open_write=True).may_read("bob")
 
 
+def test_who_has_neither_a_subject_nor_a_tenant_is_nameless() -> None:
+    assert Identity(subject="").is_nameless
+    named = (Identity(subject="a"), Identity(subject="", tenant="t"))
+    assert not any(each.is_nameless for each in named)
+    assert not Identity().is_nameless  # it came without a credential
+
+
 def test_one_of_the_scopes_is_enough() -> None:
     alice = Identity(subject="alice", scopes=frozenset(("questions:ask",)))
     assert alice.may("events:write", "questions:ask")

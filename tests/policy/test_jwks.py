@@ -290,7 +290,7 @@ FAULTS: list[tuple[Answer, str]] = [
 @pytest.mark.parametrize(("answer", "why"), FAULTS)
 async def test_a_fault_of_the_issuer_leaves_the_keys_as_they_were(answer: Answer, why: str) -> None:
     time = Time()
-    seconds = 0.2 if answer in (hanging, dripping) else 20
+    seconds = 0.7 if answer in (hanging, dripping) else 20
     with structlog.testing.capture_logs() as logged:
         async with (
             issuer(RSA) as there,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 import pytest
@@ -63,7 +62,7 @@ async def test_what_is_unknown_even_then_is_refused_for_a_second(own: tuple[Rule
     limits = limits_of(default=2, buckets=Away(comes_back=False))
     pending = limits.check("s:a", "free", None, "/", own, 1, 0.0, WALL)
     assert isinstance(pending, Pending)
-    await asyncio.wait_for(pending.wait, 1)
+    await pending.wait
     verdict = limits.check("s:a", "free", None, "/", own, 1, 0.0, WALL, waited=True)
     assert isinstance(verdict, Verdict)
     assert (verdict.admitted, verdict.retry_after, verdict.rule) == (False, 1, "default")

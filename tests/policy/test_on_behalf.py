@@ -14,6 +14,7 @@ from gateway.policy.identity import Identity
 from gateway.policy.on_behalf import (
     LIFE_SECONDS,
     MOST_BYTES,
+    MOST_KNOWN,
     MOST_WAIT_SECONDS,
     Assertion,
     Assertions,
@@ -71,6 +72,7 @@ def refused(token: bytes, now: float = NOW) -> str:
     [
         STEP,
         replace(STEP, spent=True, open_write=True),
+        replace(STEP, agent="GPTBot"),
         replace(STEP, wait_seconds=0.5),
         replace(STEP, wait_seconds=MOST_WAIT_SECONDS),
         replace(STEP, subject=None, tenant=None, tier="anonymous", address="192.0.2.1"),
@@ -137,6 +139,9 @@ def unsigned(header: dict[str, Any]) -> bytes:
         altered(2),
         signed().rpartition(b".")[0] + b".AAAA",
         unsigned({"alg": "none", "typ": "on-behalf-of+jwt", "kid": "now"}),
+        unsigned({"alg": "HS256", "typ": "on-behalf-of+jwt", "kid": "now"}),
+        signed(header=HEADER | {"crit": ["b64"], "b64": True}),
+        signed(header=HEADER | {"jwk": {}}),
         unsigned({"alg": "HS256", "typ": "on-behalf-of+jwt", "kid": ["now"]}),
     ],
 )
@@ -180,6 +185,13 @@ def test_an_unknown_key_is_refused(header: dict[str, Any]) -> None:
     assert refused(signed(header=header)) == "the key that it names is not one of PAYLOAD_KEYS"
 
 
+@pytest.mark.parametrize("head", [b"[]", b"7", b"{", b"\xff", b"null"])
+def test_a_header_that_is_none_is_refused(head: bytes) -> None:
+    parts = [base64.urlsafe_b64encode(part).rstrip(b"=") for part in (head, b"{}", b"none")]
+    assert refused(b".".join(parts)) == "its signature does not match"
+    assert refused(b"A.A.A") == "its signature does not match"
+
+
 def test_a_token_of_another_kind_is_refused_under_the_right_key() -> None:
     assert refused(signed(header={"typ": "JWT", "kid": "now"})) == "it is a token of another kind"
 
@@ -220,6 +232,9 @@ def test_claims_that_are_no_object_are_refused() -> None:
         ({"addr": "example.com"}, "addr"),
         ({"addr": "1.2.3.4, 5.6.7.8"}, "addr"),
         ({"addr": None}, "addr"),
+        ({"agent": ""}, "agent"),
+        ({"agent": ["GPTBot"]}, "agent"),
+        ({"agent": "a\r\nb"}, "agent"),
         ({"job": ""}, "job, svc or jti"),
         ({"svc": ...}, "job, svc or jti"),
         ({"jti": ...}, "job, svc or jti"),
@@ -246,6 +261,7 @@ def test_a_claim_of_the_wrong_kind_is_refused_though_signed(
         replace(STEP, tier="platinum"),
         replace(STEP, subject="a\nb"),
         replace(STEP, address="somewhere"),
+        replace(STEP, agent=""),
         replace(STEP, client_ids=frozenset(f"client-{n:04}" for n in range(2000))),
     ],
 )
@@ -270,4 +286,53 @@ def test_what_the_keyless_rules_opened_is_open_only_while_they_hold() -> None:
 
 
 def test_no_key_is_shown() -> None:
-    assert repr(SIGNER) == "<Assertions keys=2>"
+    assert repr(Assertions({"now": KEY, "old": OLD})) == "<Assertions keys=2 known=0>"
+
+
+def test_one_that_is_known_holds_no_longer_and_no_sooner() -> None:
+    verifier = Assertions({"now": KEY})
+    token = SIGNER.sign(STEP, NOW).encode()
+    end = int(NOW) + LIFE_SECONDS + 30
+    for now in (NOW, NOW + 1, int(NOW) - 30, end - 0.1):
+        assert verifier.verify(token, now) == STEP
+    assert repr(verifier) == "<Assertions keys=1 known=1>"
+    for now, why in ((int(NOW) - 30.1, "a time to come"), (end, "it has expired")):
+        with pytest.raises(BadAssertionError, match=why):
+            verifier.verify(token, now)
+    assert repr(verifier) == "<Assertions keys=1 known=0>"
+    with pytest.raises(BadAssertionError, match="it has expired"):
+        verifier.verify(token, end)
+
+
+def test_what_is_refused_is_not_known() -> None:
+    verifier = Assertions({"now": KEY})
+    late = SIGNER.sign(STEP, NOW - 100).encode()
+    for token in (late, signed(key=OTHER), signed(sub=7), signed(exp=int(NOW) + 90), b"a.b.c"):
+        with pytest.raises(BadAssertionError):
+            verifier.verify(token, NOW)
+    assert repr(verifier) == "<Assertions keys=1 known=0>"
+
+
+def test_another_one_by_a_letter_is_another() -> None:
+    verifier = Assertions({"now": KEY})
+    token = signed()
+    verifier.verify(token, NOW)
+    for part in (0, 1, 2):
+        with pytest.raises(BadAssertionError):
+            verifier.verify(altered(part, token), NOW)
+
+
+def test_those_that_spent_and_those_that_did_not_are_told_apart() -> None:
+    verifier = Assertions({"now": KEY})
+    for spent in (True, False) * 2:
+        token = signed(spent=spent)
+        assert verifier.verify(token, NOW).spent is spent
+
+
+def test_so_many_are_known_and_the_oldest_goes_first() -> None:
+    verifier = Assertions({"now": KEY})
+    tokens = [signed(jti=str(number)) for number in range(MOST_KNOWN + 2)]
+    for token in tokens:
+        verifier.verify(token, NOW)
+    assert repr(verifier) == f"<Assertions keys=1 known={MOST_KNOWN}>"
+    assert verifier.verify(tokens[0], NOW).job == "j"  # verified anew

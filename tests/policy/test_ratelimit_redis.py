@@ -52,13 +52,10 @@ async def test_what_is_told_counts_down_in_every_bucket(start: Start) -> None:
         assert not isinstance(said, float)
         (burst, burst_seconds), (minute, minute_seconds) = said
         assert burst >= 10 - used  # and some came back by now
-        assert minute in (60 - used, 61 - used)
+        assert 60 - used <= minute <= 60
         assert burst_seconds == pytest.approx((10 - burst) / 10, abs=0.11)
         assert minute_seconds == pytest.approx(60 - minute, abs=1.1)
-        assert here.buckets.standing(BOTH, "s:alice", time.monotonic())[1][0] in (
-            minute,
-            minute + 1,
-        )
+        assert here.buckets.standing(BOTH, "s:alice", time.monotonic())[1][0] >= minute
 
 
 async def test_a_refusal_names_the_seconds_and_asks_nobody(start: Start) -> None:
@@ -73,9 +70,8 @@ async def test_a_refusal_names_the_seconds_and_asks_nobody(start: Start) -> None
 async def test_a_client_that_waits_as_told_is_admitted(start: Start) -> None:
     here, _ = await start(), await start()
     for _ in range(3):
-        await here.drain(FAST)
-        wait = await here.said(FAST)
-        assert isinstance(wait, float)
+        while not isinstance(wait := await here.said(FAST), float):
+            pass
         await passed(wait)
         assert await here.admits(FAST)
 
@@ -155,14 +151,13 @@ async def test_a_killed_gateways_lease_ends(start: Start) -> None:
     times = replace(PATIENT, lease=0.6, margin=0.1, beat=0.05, silent=30.0)
     here, there = await start(times), await start(times)
     rule = Rule("half", (Bucket("burst", 8, 100.0, 1),))
+    began = time.monotonic()
     assert await here.admits(rule)
     await here.crash()
     # What it held is not admitted by others at once, but the bucket is theirs when it has ended.
-    assert not await there.admits(rule, cost=8)
-    wait = await there.said(rule, cost=8)
-    while isinstance(wait, float):
+    while isinstance(wait := await there.said(rule, cost=8), float):
         await passed(wait)
-        wait = await there.said(rule, cost=8)
+    assert time.monotonic() - began > 0.99 * times.lease
 
 
 async def test_nobodys_name_is_in_redis(start: Start, server: RedisServer) -> None:

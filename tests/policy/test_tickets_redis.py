@@ -14,6 +14,7 @@ from gateway.policy.auth import Identity
 from gateway.policy.revocations import Revocations
 from gateway.policy.tickets import TicketsAwayError
 from gateway.policy.tickets_redis import RedisTickets
+from tests.connection import PATIENCE_SECONDS
 from tests.policy.keys import NOW
 from tests.redis_server import RedisServer, redis_server
 
@@ -42,7 +43,10 @@ async def client(server: RedisServer) -> AsyncIterator[Redis]:
 
 async def test_a_ticket_of_one_gateway_is_redeemed_once_at_any(server: RedisServer) -> None:
     async with Redis.from_url(server.url) as first, Redis.from_url(server.url) as second:
-        here, there = RedisTickets(first), RedisTickets(second)
+        here, there = (
+            RedisTickets(first, timeout_seconds=PATIENCE_SECONDS),
+            RedisTickets(second, timeout_seconds=PATIENCE_SECONDS),
+        )
         ticket = await here.issue(ALICE, "board", NOW)
         assert await there.redeem(ticket, "board", NOW) == ALICE
         assert await here.redeem(ticket, "board", NOW) is None
@@ -50,14 +54,14 @@ async def test_a_ticket_of_one_gateway_is_redeemed_once_at_any(server: RedisServ
 
 
 async def test_of_many_that_redeem_at_once_one_gets_it(client: Redis) -> None:
-    tickets = RedisTickets(client)
+    tickets = RedisTickets(client, timeout_seconds=PATIENCE_SECONDS)
     ticket = await tickets.issue(ALICE, "board", NOW)
     found = await asyncio.gather(*(tickets.redeem(ticket, "board", NOW) for _ in range(50)))
     assert [one for one in found if one is not None] == [ALICE]
 
 
 async def test_a_ticket_is_nothing_for_another_client_id(client: Redis) -> None:
-    tickets = RedisTickets(client)
+    tickets = RedisTickets(client, timeout_seconds=PATIENCE_SECONDS)
     ticket = await tickets.issue(ALICE, "board", NOW)
     for other in ("team", "alice", "boar", ""):
         assert await tickets.redeem(ticket, other, NOW) is None
@@ -67,7 +71,7 @@ async def test_a_ticket_is_nothing_for_another_client_id(client: Redis) -> None:
 
 
 async def test_redis_ends_a_ticket_after_30_seconds(server: RedisServer, client: Redis) -> None:
-    tickets = RedisTickets(client)
+    tickets = RedisTickets(client, timeout_seconds=PATIENCE_SECONDS)
     ticket = await tickets.issue(ALICE, "board", NOW)
     (key,) = await server.call("KEYS", "*")
     assert 0 < await server.call("PTTL", key) <= 30_000
@@ -76,14 +80,14 @@ async def test_redis_ends_a_ticket_after_30_seconds(server: RedisServer, client:
 
 
 async def test_a_ticket_ends_with_its_owners_token(client: Redis) -> None:
-    tickets = RedisTickets(client)
+    tickets = RedisTickets(client, timeout_seconds=PATIENCE_SECONDS)
     ticket = await tickets.issue(Identity(subject="alice", expires_at=NOW + 5), "alice", NOW)
     assert await tickets.redeem(ticket, "alice", NOW + 5) is None
 
 
 async def test_a_ticket_ends_when_its_owners_token_is_revoked(client: Redis) -> None:
     revocations = Revocations()
-    tickets = RedisTickets(client, revocations=revocations)
+    tickets = RedisTickets(client, revocations=revocations, timeout_seconds=PATIENCE_SECONDS)
     ticket = await tickets.issue(Identity("alice", jti="t-1"), "alice", NOW)
     other = await tickets.issue(Identity("alice", jti="t-2"), "alice", NOW)
     revocations.revoke("t-1", None)
@@ -92,7 +96,7 @@ async def test_a_ticket_ends_when_its_owners_token_is_revoked(client: Redis) -> 
 
 
 async def test_what_redis_holds_opens_nothing(server: RedisServer, client: Redis) -> None:
-    tickets = RedisTickets(client)
+    tickets = RedisTickets(client, timeout_seconds=PATIENCE_SECONDS)
     ticket = await tickets.issue(ALICE, "board", NOW)
     (key,) = await server.call("KEYS", "*")
     kept = await server.call("GET", key)
@@ -102,7 +106,7 @@ async def test_what_redis_holds_opens_nothing(server: RedisServer, client: Redis
 
 
 async def test_redis_away_is_said_and_heals(server: RedisServer, client: Redis) -> None:
-    tickets = RedisTickets(client)
+    tickets = RedisTickets(client, timeout_seconds=PATIENCE_SECONDS)
     await tickets.issue(ALICE, "board", NOW)
     await server.stop()
     with pytest.raises(TicketsAwayError):
@@ -115,13 +119,13 @@ async def test_redis_away_is_said_and_heals(server: RedisServer, client: Redis) 
 
 
 async def test_a_redis_that_hangs_is_as_good_as_away(server: RedisServer, client: Redis) -> None:
+    await RedisTickets(client, timeout_seconds=PATIENCE_SECONDS).issue(ALICE, "board", NOW)
     tickets = RedisTickets(client, timeout_seconds=0.2)
-    await tickets.issue(ALICE, "board", NOW)
     server.hang()
     with pytest.raises(TicketsAwayError):
         await tickets.issue(ALICE, "board", NOW)
     server.resume()
-    tickets = RedisTickets(client)
+    tickets = RedisTickets(client, timeout_seconds=PATIENCE_SECONDS)
     ticket = await tickets.issue(ALICE, "board", NOW)
     assert await tickets.redeem(ticket, "board", NOW) == ALICE
 

@@ -6,12 +6,13 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from tests.messages import Message, request
 from tests.scenarios.job_house import House
 from tests.streams import LOCAL, TIMESTAMP, Door, post, who
+from tests.temporal_server import PATIENCE_SECONDS
 
 API = "api_request_workflow"
 ASYNC = "async_request_workflow"
@@ -29,7 +30,6 @@ BODY_MEMBERS = {
 LINKS = {"operation_id", "status_url", "stream_url", "result_url"}
 ENDED = ("completed", "failed", "cancelled", "terminated", "timed_out")
 OPERATION_ID = re.compile(r"[0-9a-f]{16}-[0-9a-f-]{32,36}")
-PATIENCE_SECONDS = 18.0
 
 
 def path_of(operation_id: str, what: str) -> str:
@@ -111,32 +111,67 @@ async def status(house: House, operation_id: str, caller: bytes = ALICE) -> dict
     return body_of(await fetch(house.door, path_of(operation_id, "status"), caller))
 
 
+def job_told(body: dict[str, Any]) -> bool:
+    """Whether this is what the job itself says, not only what Temporal knows of it."""
+    return body["attempts"] is not None
+
+
 async def stands(
     house: House,
     operation_id: str,
     good: str | Callable[[dict[str, Any]], Any],
     caller: bytes = ALICE,
 ) -> dict[str, Any]:
-    """The status body, as soon as it is so."""
+    """The status body, as soon as it is so and the job itself says it: while its worker is busy,
+    the gateway tells what Temporal knows, without steps and question.
+    """
     end = time.monotonic() + PATIENCE_SECONDS
     while True:
         body = await status(house, operation_id, caller)
-        if body["status"] == good if isinstance(good, str) else good(body):
+        if job_told(body) and (body["status"] == good if isinstance(good, str) else good(body)):
             return body
         assert time.monotonic() < end, body
         assert body["status"] not in ENDED, body
         await asyncio.sleep(0.05)
 
 
+async def last_status(house: House, operation_id: str, caller: bytes = ALICE) -> dict[str, Any]:
+    """The status body of a job that is over, as soon as the job itself tells it: where its worker
+    was busy just then, the gateway looks once more after a while.
+    """
+
+    async def told() -> dict[str, Any] | None:
+        body = await status(house, operation_id, caller)
+        return body if job_told(body) or body["status"] == "terminated" else None
+
+    body: dict[str, Any] = await until(f"the end of {operation_id} in its own words", told)
+    return body
+
+
 async def over(house: House, operation_id: str, caller: bytes = ALICE) -> dict[str, Any]:
     """The status body when the job is over, however it ended."""
-    end = time.monotonic() + PATIENCE_SECONDS
-    path = path_of(operation_id, "result?wait=5")
-    while (response := await fetch(house.door, path, caller)).status == 202:
-        assert time.monotonic() < end, response.body
-    body = await status(house, operation_id, caller)
+    response = await result(house.door, operation_id, caller)
+    body = await last_status(house, operation_id, caller)
     assert response.status == (200 if body["status"] == "completed" else 409), response.body
     return body
+
+
+async def result(door: Door, operation_id: str, *fields: bytes) -> Message:
+    """What the result's path says when the job is over."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    path = path_of(operation_id, "result?wait=5")
+    while (response := await fetch(door, path, *fields)).status == 202:
+        assert time.monotonic() < end, response.body
+    return response
+
+
+async def until(what: str, condition: Callable[[], Awaitable[Any]]) -> Any:
+    """Asks again and again, for what comes within a moment; what is found."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not (found := await condition()):
+        assert time.monotonic() < end, f"never: {what}"
+        await asyncio.sleep(0.05)
+    return found
 
 
 async def ended(

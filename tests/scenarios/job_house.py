@@ -29,9 +29,13 @@ from urllib.parse import unquote, urlsplit
 
 from tests.processes import ROOT, clean_environment, free_port
 from tests.streams import SECRET, Remote
+from tests.temporal_server import PATIENCE_SECONDS
 
 START_SECONDS = 60.0
-"""How long processes may take to start on a busy machine before it counts as never."""
+"""How long processes may take to start, and to end, on a busy machine before it counts as never."""
+
+HELD_SECONDS = 100.0
+"""How long a reply is held at most: longer than any test waits for what comes meanwhile."""
 
 WEBHOOK_SECRET = "whsec_" + base64.b64encode(b"a secret that callbacks are signed with").decode()
 ENVIRON = {
@@ -46,7 +50,7 @@ ENVIRON = {
 }
 SERVICES = """
 [tiers.free]
-per_minute = 6
+per_hour = 6
 
 [services.svc]
 url = "{url}/svc"
@@ -90,6 +94,12 @@ path = "/api/v1/svc/brief"
 service = "svc"
 strip_prefix = "/api/v1/svc"
 limits = { per_second = 1, burst = 1 }
+
+[[routes]]
+path = "/api/v1/svc/:place/people"
+service = "svc"
+strip_prefix = "/api/v1/svc"
+agents = "refuse"
 """
 
 
@@ -183,7 +193,9 @@ class Services:
         self._holds.append(threading.Event())
         return self._holds[-1]
 
-    def until(self, condition: Callable[[], Any], what: str, seconds: float = 18.0) -> Any:
+    def until(
+        self, condition: Callable[[], Any], what: str, seconds: float = PATIENCE_SECONDS
+    ) -> Any:
         """Waits until what was seen fulfils a condition; its value."""
         found: list[Any] = []
 
@@ -215,7 +227,7 @@ class Services:
             self._changed.notify_all()
         if reply is None:
             reply = Reply({"service": service, "method": seen.method, "path": seen.path})
-        if reply.held is not None and not reply.held.wait(25):
+        if reply.held is not None and not reply.held.wait(HELD_SECONDS):
             handler.close_connection = True
             return
         self._write(handler, reply, seen)
@@ -303,23 +315,30 @@ class Process:
     def answers(self, port: int, path: str, good: Callable[[Any], bool]) -> None:
         """Waits until a GET is answered well."""
         end = time.monotonic() + START_SECONDS
+        said: Any = None
         while time.monotonic() < end:
-            assert self.process.poll() is None, self.output.read_text()[-3000:]
+            assert self.process.poll() is None, self.told()
             with contextlib.suppress(OSError, http.client.HTTPException):
                 connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
                 with contextlib.closing(connection):
                     connection.request("GET", path)
-                    if good(json.loads(connection.getresponse().read())):
+                    said = json.loads(connection.getresponse().read())
+                    if good(said):
                         return
             time.sleep(0.05)
-        raise AssertionError(self.output.read_text()[-3000:])
+        raise AssertionError(f"{path} says {said} after {self.told()}")
+
+    def told(self) -> str:
+        """The end of its log, without the requests that it answered."""
+        lines = self.output.read_text(errors="replace").splitlines()
+        return "\n".join(line for line in lines if '"message":"request"' not in line)[-3000:]
 
     def stop(self) -> None:
         """Ends it; an orderly end that takes too long is cut short."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
-                self.process.wait(10)
+                self.process.wait(START_SECONDS)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
@@ -393,8 +412,9 @@ def job_house(address: str, queue: str, **environ: str) -> Iterator[House]:
 
 
 def temporal_is_up(health: Any) -> bool:
-    """Whether jobs can be started."""
-    return bool(health["checks"].get("temporal", {}).get("status") == "healthy")
+    """Whether jobs can be started; they may have to wait for a worker."""
+    found = health["checks"].get("temporal", {})
+    return bool(found.get("status") == "healthy" or "no worker is at" in found.get("detail", ""))
 
 
 def keep_logs(made: House) -> None:

@@ -33,6 +33,7 @@ GATEWAYS = 4
 # Of what they may admit together, that many times is asked for.
 DEMAND = 5
 SOME = 10
+TICK_SECONDS = 0.01
 
 
 def say(line: str) -> None:
@@ -51,6 +52,7 @@ class Load:
         self.first = [0.0] * len(KEYS)  # when each was asked for
         self.last = [0.0] * len(KEYS)
         self.alone = 0
+        self.stalled = 0.0  # seconds in which the machine had other things to do than this process
         self.ends = False
 
     def info(self, event: str, **fields: object) -> None:
@@ -97,6 +99,13 @@ class Load:
             second += 1
             say(f"second {second}")
 
+    async def watch(self) -> None:
+        """Notice when time passes in which nothing of this process could run."""
+        while not self.ends:
+            before = time.monotonic()
+            await asyncio.sleep(TICK_SECONDS)
+            self.stalled += max(0.0, time.monotonic() - before - 2 * TICK_SECONDS)
+
     async def live(self) -> None:
         """From its start to its end."""
         listen = asyncio.get_running_loop().run_in_executor
@@ -105,7 +114,7 @@ class Load:
         say("ready")
         await listen(None, sys.stdin.readline)
         loads = [asyncio.ensure_future(self.run(number)) for number in range(len(KEYS))]
-        loads.append(asyncio.ensure_future(self.count_seconds()))
+        loads += [asyncio.ensure_future(each) for each in (self.count_seconds(), self.watch())]
         await listen(None, sys.stdin.readline)
         self.ends = True
         for load in loads:
@@ -117,6 +126,7 @@ class Load:
             "times": self.times,
             "first": self.first,
             "last": self.last,
+            "stalled": self.stalled,
             "lines": self.lines,
             "failed": failed,
         }
@@ -126,7 +136,7 @@ class Load:
 async def main() -> None:
     times = LeaseTimes()
     if sys.argv[2:] == ["patient"]:  # a busy machine is no slow Redis
-        times = LeaseTimes(away=2.0, silent=5.0, slow=30.0)
+        times = LeaseTimes(wait=1.0, away=2.0, silent=5.0, slow=30.0)
     await Load(sys.argv[1], times).live()
 
 

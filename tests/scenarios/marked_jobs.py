@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +31,7 @@ from tests.scenarios.job_calls import (
     stands,
     started,
     tell,
+    until,
 )
 from tests.scenarios.mortal_house import MortalHouse, RememberingPlace, Reply
 from tests.streams import bearer, post, sign
@@ -271,8 +271,8 @@ class Life:
             given = self.request("/held", **more)
             held = self.place.hold(f"/held/{self.marks['path']}", {"iban": self.marks["answer"]})
             operation_id = await self.start(ASYNC, given)
-            self.place.until(f"/held/{self.marks['path']}")
-            if how != "timed_out":
+            if how != "timed_out":  # which may come before the request
+                self.place.until(f"/held/{self.marks['path']}")
                 name = {"cancelled": "cancel", "terminated": "terminate"}[how]
                 assert (await tell(self.house, operation_id, name, caller=self.caller)).status < 300
             await self.end(operation_id, how)
@@ -291,16 +291,8 @@ class Life:
             self.found.descriptions.append(said)
             return any(each.HasField("last_failure") for each in said.pending_activities)
 
-        await until(failing, "an activity that is tried again")
+        await until("an activity that is tried again", failing)
         history = await fetch(self.house.door, path_of(trying, "history"), self.caller)
         assert history.status == 200
         assert (await tell(self.house, trying, "cancel", caller=self.caller)).status == 202
         await self.end(trying, "cancelled")
-
-
-async def until(condition: Callable[[], Any], what: str, seconds: float = 18.0) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := await condition()):
-        assert time.monotonic() < end, f"never: {what}"
-        await asyncio.sleep(0.05)
-    return found

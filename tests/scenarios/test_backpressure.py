@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.connection import PATIENCE_SECONDS
 from tests.wire import (
     Link,
     RawClient,
@@ -69,7 +70,7 @@ async def test_a_slow_reader_stops_the_upstream_and_then_gets_everything(
         gateway.connect(held=True, record=False, receive_buffer_bytes=65536) as client,
     ):
         client.send(request(GET, b"Connection: close"))
-        assert await asyncio.wait_for(stalled, 20) < MOST_UNDER_WAY
+        assert await asyncio.wait_for(stalled, PATIENCE_SECONDS) < MOST_UNDER_WAY
         client.release()
         assert await client.closed(30) == "eof"
         assert client.count > TOTAL

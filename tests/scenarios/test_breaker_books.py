@@ -12,14 +12,14 @@ from tests.wire import (
     TruncatedError,
     answer,
     assert_error,
+    closed_port,
     eventually,
-    free_port,
     request,
 )
 
 GET = request(b"GET /r/x")
 OK = answer(b"ok")
-QUICK = "breaker_failures = 1\nbreaker_seconds = 0.1\nbreaker_rate = 0.01\noutlier = 'off'"
+QUICK = "breaker_failures = 1\nbreaker_seconds = 60\nbreaker_rate = 0.01\noutlier = 'off'"
 
 
 async def reset(link: Link) -> None:
@@ -56,9 +56,10 @@ async def test_a_client_that_keeps_its_body_to_itself_says_nothing_either() -> N
 
 
 async def test_a_connection_that_does_not_come_about_is_a_failure() -> None:
-    async with routed(SVC_URL=f"http://127.0.0.1:{free_port()}") as at:
-        assert_error(await at.ask(GET), 503, "SERVICE_UNAVAILABLE")
-        assert at.judged == (1, 1)
+    with closed_port() as port:
+        async with routed(SVC_URL=f"http://127.0.0.1:{port}") as at:
+            assert_error(await at.ask(GET), 503, "SERVICE_UNAVAILABLE")
+            assert at.judged == (1, 1)
 
 
 async def test_no_answer_and_a_time_out_are_failures() -> None:
@@ -128,7 +129,7 @@ async def test_a_probe_that_succeeds_closes_the_breaker_in_the_end() -> None:
     async with routed([answer(b"", status=b"500 X"), OK, OK, OK], service=QUICK) as at:
         assert (await at.ask(GET)).status == 500
         assert_error(await at.ask(GET), 503, "CIRCUIT_BREAKER_OPEN")
-        await eventually(lambda: at.service.breaker.look(at.context.clock()) == "half_open", "it")
+        at.half_open()
         for _ in range(3):
             assert (await at.ask(GET)).status == 200
         assert at.service.breaker.state == "closed"
@@ -137,7 +138,7 @@ async def test_a_probe_that_succeeds_closes_the_breaker_in_the_end() -> None:
 async def test_probes_that_are_lost_with_their_clients_free_their_places() -> None:
     async with routed([answer(b"", status=b"500 X")], service=QUICK) as at:
         assert (await at.ask(GET)).status == 500
-        await eventually(lambda: at.service.breaker.look(at.context.clock()) == "half_open", "it")
+        at.half_open()
         for round_ in range(1, 4):
             clients = [at.connect() for _ in range(3)]
             opened = [await client.__aenter__() for client in clients]
@@ -156,7 +157,7 @@ async def test_probes_that_are_lost_with_their_clients_free_their_places() -> No
 async def test_a_probe_whose_client_sends_slowly_gives_its_place_back_and_goes_on() -> None:
     async with routed([answer(b"", status=b"500 X"), OK, OK], service=QUICK) as at:
         assert (await at.ask(GET)).status == 500
-        await eventually(lambda: at.service.breaker.look(at.context.clock()) == "half_open", "it")
+        at.half_open()
         async with at.connect() as first, at.connect() as second, at.connect() as third:
             slow = (first, second, third)
             for client in slow:
@@ -177,7 +178,7 @@ async def test_a_probe_whose_body_comes_in_time_stays_one() -> None:
         at.connect() as client,
     ):
         assert (await at.ask(GET)).status == 500
-        await eventually(lambda: at.service.breaker.look(at.context.clock()) == "half_open", "it")
+        at.half_open()
         client.send(request(b"POST /r/x", b"Content-Length: 5"), b"h")
         await eventually(lambda: books(at).get("places of probes") == 1, "the probe")
         client.send(b"ello")
@@ -190,7 +191,7 @@ async def test_probes_that_are_refused_after_all_free_their_places(row: str) -> 
     service = QUICK + "\nmax_requests = 1\nqueue = 0"
     async with routed([answer(b"", status=b"500 X")], row=row, service=service) as at:
         assert (await at.ask(GET)).status == 500
-        await eventually(lambda: at.service.breaker.look(at.context.clock()) == "half_open", "it")
+        at.half_open()
         large = request(b"POST /r/x", body=b"b" * 100)
         if row:
             for _ in range(5):
@@ -215,7 +216,7 @@ async def test_a_probe_that_becomes_a_tunnel_is_settled_at_its_end() -> None:
     ask = request(b"GET /r/x", b"Upgrade: websocket", b"Connection: Upgrade")
     async with routed(script, service=QUICK) as at, at.connect() as client:
         assert (await at.ask(GET)).status == 500
-        await eventually(lambda: at.service.breaker.look(at.context.clock()) == "half_open", "it")
+        at.half_open()
         assert (await client.ask(ask)).status == 101
         assert books(at)["places of probes"] == 1
         client.close()

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.connection import PATIENCE_SECONDS
 from tests.wire import (
     Link,
     RunningGateway,
@@ -23,28 +24,30 @@ from tests.wire import (
 )
 
 GET = b"GET /api/v1/svc/x"
-GRACE_SECONDS = 1.0
+GRACE_SECONDS = 300.0
+"""More than any test lasts: who has seen enough of the grace ends it."""
 
 
 @contextlib.asynccontextmanager
 async def draining(
     gateway: RunningGateway, *, grace: bool = True
 ) -> AsyncIterator[asyncio.Task[None]]:
-    """A drain under way; when the block is done it is waited for."""
+    """A drain under way; when the block is done its grace is over, and it is waited for."""
     task = asyncio.create_task(gateway.drain(grace=grace))
     try:
         if grace:
             await not_ready(gateway)
         yield task
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await gateway.drain(grace=False)
             await task
     finally:
         task.cancel()
 
 
 async def not_ready(gateway: RunningGateway) -> None:
-    """Waits until the drain is seen from outside; it must be at once."""
-    async with asyncio.timeout(GRACE_SECONDS / 2):
+    """Waits until the drain is seen from outside; it must be at once, in the grace."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while (await gateway.ask(request(b"GET /health/ready"))).status != 503:
             pass
 
@@ -98,10 +101,11 @@ async def test_after_the_grace_idle_connections_close_without_a_word() -> None:
         gateway.connect() as unused,
     ):
         assert (await used.ask(request(GET))).status == 200
-        async with draining(gateway, grace=True):
-            for client in (used, unused):
-                assert await client.closed() == "eof"
-                assert client.unread == b""
+        task = asyncio.create_task(gateway.drain(grace=True))
+        for client in (used, unused):
+            assert await client.closed() == "eof"
+            assert client.unread == b""
+        await task
         await upstream.links[0].closed()
         assert await refused(gateway)
 
@@ -116,20 +120,20 @@ async def test_a_request_under_way_is_finished_after_the_grace() -> None:
 
     finish = asyncio.Event()
     async with (
-        proxied(script, DRAIN_GRACE_SECONDS=0.2, DRAIN_SECONDS=5) as (gateway, upstream),
+        proxied(script, DRAIN_GRACE_SECONDS=0.2, DRAIN_SECONDS=60) as (gateway, upstream),
         gateway.connect() as client,
     ):
         client.send(request(GET))
         await upstream.received_requests(1)
         task = asyncio.create_task(gateway.drain(grace=True))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not await refused(gateway):
                 pass
         assert not task.done()
         finish.set()
         assert (await client.response()).body == b"firstafter"
         assert await client.closed() == "eof"
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await task
 
 
@@ -142,7 +146,7 @@ async def test_an_answer_that_has_not_begun_is_finished_and_says_close() -> None
 
     finish = asyncio.Event()
     async with (
-        proxied(script, DRAIN_SECONDS=5) as (gateway, upstream),
+        proxied(script, DRAIN_SECONDS=60) as (gateway, upstream),
         gateway.connect() as client,
     ):
         client.send(request(GET))
@@ -207,9 +211,12 @@ async def test_a_tunnel_is_ended_with_the_drain() -> None:
 
 
 async def test_without_grace_an_idle_gateway_is_gone_at_once() -> None:
-    async with proxied(DRAIN_GRACE_SECONDS=30) as (gateway, upstream), gateway.connect() as client:
+    async with (
+        proxied(DRAIN_GRACE_SECONDS=GRACE_SECONDS) as (gateway, upstream),
+        gateway.connect() as client,
+    ):
         assert (await client.ask(request(GET))).status == 200
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await gateway.drain(grace=False)
         await client.closed()
         await upstream.links[0].closed()
@@ -218,7 +225,7 @@ async def test_without_grace_an_idle_gateway_is_gone_at_once() -> None:
 
 async def test_a_second_drain_does_no_harm() -> None:
     async with proxied() as (gateway, _):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await gateway.drain(grace=True)
             await gateway.drain(grace=False)
 
@@ -231,7 +238,7 @@ async def test_a_waiting_line_is_served_to_its_end() -> None:
             link.send(answer())
 
     finish = asyncio.Event()
-    environ = {"UPSTREAM_MAX_CONNECTIONS": 1, "DRAIN_SECONDS": 5}
+    environ = {"UPSTREAM_MAX_CONNECTIONS": 1, "DRAIN_SECONDS": 60}
     async with proxied(script, **environ) as (gateway, upstream):
         tasks = [asyncio.create_task(gateway.ask(request(GET))) for _ in range(4)]
         await upstream.received_requests(1)
@@ -267,11 +274,11 @@ async def test_under_load_no_request_fails(keep_alive: bool) -> None:
                 failures.append(repr(error))
 
     async with ScriptedUpstream() as upstream:
-        environ = {"DRAIN_GRACE_SECONDS": 0.7, "DRAIN_SECONDS": 5}
+        environ = {"DRAIN_GRACE_SECONDS": 0.7, "DRAIN_SECONDS": 60}
         async with start_gateway(SVC_URL=upstream.url, **environ) as gateway:
             loops = [asyncio.create_task(client_loop()) for _ in range(8)]
             await eventually(lambda: answered > 50, "some load")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 await gateway.drain(grace=True)
                 await asyncio.gather(*loops)
             assert failures == []

@@ -15,8 +15,8 @@ from tests.wire import (
     Message,
     answer,
     assert_error,
+    closed_port,
     eventually,
-    free_port,
     proxied,
     request,
     start_gateway,
@@ -51,10 +51,11 @@ ERRORS = {
 
 async def provoke(data: bytes) -> tuple[Message, dict[str, Any]]:
     """The answer to a request that fails, and its record."""
-    off = f"http://127.0.0.1:{free_port()}"
-    async with proxied(b"nonsense\r\n\r\n", OFF_URL=off, MAX_BODY_BYTES=100) as (gateway, _):
-        response = await gateway.ask(data)
-        return response, (await gateway.records())[0]
+    with closed_port() as port:
+        environ = {"MAX_BODY_BYTES": 100, "OFF_URL": f"http://127.0.0.1:{port}"}
+        async with proxied(b"nonsense\r\n\r\n", **environ) as (gateway, _):
+            response = await gateway.ask(data)
+            return response, (await gateway.records())[0]
 
 
 @pytest.mark.parametrize(("data", "status", "code"), ERRORS.values(), ids=ERRORS.keys())
@@ -347,13 +348,14 @@ async def test_metrics_count_requests_by_service_method_and_code() -> None:
     ],
 )
 async def test_metrics_have_the_names_of_the_contract(name: str) -> None:
-    environ = {"RATE_LIMIT": "2/hour", "OFF_URL": f"http://127.0.0.1:{free_port()}"}
-    async with proxied(**environ) as (gateway, _):
-        await gateway.ask(request(GET))
-        await gateway.ask(request(b"GET /api/v1/off/x"))
-        assert (await gateway.ask(request(GET))).status == 429
-        text = (await metrics_of(gateway)).decode()
-        assert re.search("^" + re.escape(name), text, re.MULTILINE), text
+    with closed_port() as port:
+        environ = {"RATE_LIMIT": "2/hour", "OFF_URL": f"http://127.0.0.1:{port}"}
+        async with proxied(**environ) as (gateway, _):
+            await gateway.ask(request(GET))
+            await gateway.ask(request(b"GET /api/v1/off/x"))
+            assert (await gateway.ask(request(GET))).status == 429
+            text = (await metrics_of(gateway)).decode()
+            assert re.search("^" + re.escape(name), text, re.MULTILINE), text
 
 
 async def test_no_label_holds_what_a_client_chose() -> None:

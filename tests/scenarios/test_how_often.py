@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from tests.connection import PATIENCE_SECONDS
 from tests.messages import Message, assert_error, request
+from tests.policy.leased import PATIENT
 from tests.postgres_server import postgres_server
 from tests.redis_server import RedisServer, redis_server
 from tests.scenarios.governed import (
@@ -169,13 +171,14 @@ async def test_who_waits_as_long_as_told_is_admitted() -> None:
     config = "[tiers.free]\nper_second = 4\nburst = 4\nper_minute = 300\n"
     data = request(b"GET " + X.encode(), free("alice"))
     async with in_front(config) as (gateway, _), gateway.connect() as client:
-        client.send(data * 12)
-        found = [await client.response() for _ in range(12)]
-        assert found[-1].status == 429
-        wait = int(found[-1].get("retry-after") or b"0")
-        assert wait == 1
-        await holds(lambda: True, wait)
-        assert (await client.ask(data)).status == 200
+        with gateway.stopped_clock() as time:
+            for _ in range(3):
+                while (response := await client.ask(data)).status == 200:
+                    pass
+                wait = int(response.get("retry-after") or b"0")
+                assert wait == 1
+                time.pass_by(wait)
+                assert (await client.ask(data)).status == 200
 
 
 async def put(gateway: RunningGateway, **rule: object) -> Message:
@@ -250,7 +253,7 @@ async def test_another_gateway_sees_a_rule_soon(database: dict[str, Any]) -> Non
             response = await get(other, X, who(f"caller-{next(numbers)}"))
             return 9 in quotas(response)
 
-        async with asyncio.timeout(6):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not await has_come():
                 await holds(lambda: True, 0.05)
         assert await statuses(other, 10, X, who("bob")) == [200] * 9 + [429]
@@ -274,19 +277,18 @@ def closings(gateway: RunningGateway) -> list[dict[str, Any]]:
 
 async def test_repeated_bad_credentials_close_the_door_to_an_address_for_a_growing_time() -> None:
     async with in_front(ABUSE, **PROXIES) as (gateway, upstream):
-        told = []
-        for _ in range(2):
-            assert await statuses(gateway, 3, X, at("192.0.2.1"), BAD) == [401] * 3
-            shut = await get(gateway, X, at("192.0.2.1"), who("alice"))
-            assert shut.status in (403, 429)
-            told.append(shut.json()["error"]["retry_after"])
-            assert upstream.requests == []
-            assert (await get(gateway, X, at("192.0.2.2"))).status == 200
-            upstream.requests.clear()
-            data = request(b"GET " + X.encode(), at("192.0.2.1"))
-            await asks_until(gateway, data, 200)
-            upstream.requests.clear()
-        assert told == [1, 2]
+        with gateway.stopped_clock() as time:
+            for seconds in (1, 2):
+                assert await statuses(gateway, 3, X, at("192.0.2.1"), BAD) == [401] * 3
+                time.pass_by(seconds - 0.01)
+                shut = await get(gateway, X, at("192.0.2.1"), who("alice"))
+                assert shut.status in (403, 429)
+                assert shut.json()["error"]["retry_after"] == 1
+                assert upstream.requests == []
+                assert (await get(gateway, X, at("192.0.2.2"))).status == 200
+                time.pass_by(0.01)
+                assert (await get(gateway, X, at("192.0.2.1"))).status == 200
+                upstream.requests.clear()
         await eventually(lambda: len(closings(gateway)) == 2, "log lines")
         assert "192.0.2.1" in str(closings(gateway)[0])
 
@@ -328,6 +330,9 @@ async def burst(gateways: list[RunningGateway], count: int, *fields: bytes) -> l
 
 async def test_gateways_on_one_redis_admit_the_limit_together_and_never_more() -> None:
     async with shared(HOURLY) as (_, gateways, _):
+        for gateway in gateways:  # a busy machine is no slow Redis
+            buckets = gateway.gateway.context.limiter._buckets
+            buckets._times = buckets._link._times = PATIENT
         for name in ("alice", "bob", "carol"):
             found = await burst(gateways, 60, free(name))
             assert sum(found) <= 40

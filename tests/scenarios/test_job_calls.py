@@ -22,7 +22,7 @@ LINES = (
 
 
 async def test_every_call_takes_one_token_under_either_name() -> None:
-    async with at_work(RATE_LIMIT=f"{len(LINES)}/minute") as (gateway, _):
+    async with at_work(RATE_LIMIT=f"{len(LINES)}/hour") as (gateway, _):
         left = []
         for line in LINES:
             found = await gateway.ask(request(line, who("ann", "jobs:write"), body=b""))

@@ -285,6 +285,7 @@ def timed(gateway: RunningGateway) -> Clock:
         (OPERATION, (b"X-Nothing: 1",), (401, "UNAUTHORIZED")),
         (OPERATION, (who("ann", tenant="acme"),), (403, "FORBIDDEN")),
         (OPERATION, (who("ann", "events:read", tenant="acme"),), (403, "FORBIDDEN")),
+        (OPERATION, (who(None, "jobs:read"),), (403, "FORBIDDEN")),
         (OPERATION, (OTHER,), (404, "NOT_FOUND")),
         ("acme%2d%20x", (READER,), (404, "NOT_FOUND")),
         ("a" * 125, (READER,), (404, "NOT_FOUND")),
@@ -311,6 +312,7 @@ async def test_anothers_job_reads_as_one_that_there_is_not() -> None:
     [
         who("ann", "jobs:write", tenant="acme"),
         who("page", client_ids=[f"job:{OPERATION}"], tenant="globex"),
+        who(None, client_ids=[f"job:{OPERATION}"]),
     ],
 )
 async def test_writers_and_tokens_for_the_one_job_may_read_it(field: bytes) -> None:

@@ -11,8 +11,18 @@ import pytest
 
 from tests.messages import Message, request
 from tests.questions import answer, listed
-from tests.scenarios.job_calls import API, LIST, PROCESS, accepted, body_of, call, fetch
-from tests.scenarios.job_house import Process, temporal_is_up
+from tests.scenarios.job_calls import (
+    API,
+    LIST,
+    PROCESS,
+    accepted,
+    body_of,
+    call,
+    fetch,
+    result,
+    until,
+)
+from tests.scenarios.job_house import Process
 from tests.streams import LOCAL, Remote, post, refusal
 from tests.temporal_server import CannotStartError, program
 from tests.wire import free_port
@@ -38,8 +48,9 @@ def own() -> Iterator[Remote]:
 
 
 def ready(health: Any) -> bool:
-    """Temporal and the worker are there."""
-    return temporal_is_up(health) and health["checks"]["temporal"].get("worker") == "up"
+    """Temporal and the worker are there, and the gateway has seen that."""
+    found = health["checks"].get("temporal", {})
+    return (found.get("status"), found.get("worker")) == ("healthy", "up")
 
 
 async def starts(own: Remote, kind: str, given: Any, *fields: bytes) -> Message:
@@ -51,8 +62,12 @@ async def test_a_job_runs_with_nothing_set(own: Remote) -> None:
     body = body_of(await starts(own, API, call("/json", service="demo")))
     assert (body["status"], body["result"]["status"]) == ("completed", 200)
     assert (await fetch(own, f"{LIST}/{body['operation_id']}/status")).json() == body
-    ids = [each["operation_id"] for each in (await fetch(own, LIST)).json()["workflows"]]
-    assert body["operation_id"] in ids
+
+    async def listed() -> bool:
+        found = (await fetch(own, LIST)).json()["workflows"]
+        return body["operation_id"] in [each["operation_id"] for each in found]
+
+    await until("the job in the list", listed)
 
 
 async def test_the_health_says_where_temporals_own_pages_are(own: Remote) -> None:
@@ -66,12 +81,17 @@ async def test_a_process_asks_whoever_is_at_this_machine(own: Remote) -> None:
     steps = [{"id": "ok", "ask": ask}]
     operation_id = accepted(await starts(own, PROCESS, {"steps": steps}))
     path = f"{LIST}/{operation_id}/status"
-    while (body := (await fetch(own, path)).json())["question"] is None:
+
+    async def asking() -> Any:
+        body = (await fetch(own, path)).json()
         assert body["status"] in ("pending", "running", "waiting"), body
+        return body if body["question"] else None
+
+    body = await until("the question", asking)
     question_id = body["question"]["question_id"]
     assert question_id in await listed(own)
     assert (await answer(own, question_id, "yes")).status == 200
-    response = await fetch(own, f"{LIST}/{operation_id}/result?wait=7")
+    response = await result(own, operation_id)
     assert response.json()["data"] == {"ok": "yes"}
 
 
@@ -82,9 +102,13 @@ async def test_a_question_of_nobody_says_to_whom_it_goes(own: Remote) -> None:
 
 async def test_the_figures_of_the_worker_are_among_the_gateways(own: Remote) -> None:
     assert (await starts(own, API, call("/json", service="demo"))).status == 200
-    text = (await fetch(own, "/metrics")).body.decode()
     wanted = f'workflow_executions_total{{status="completed",workflow_type="{API}"}}'
-    assert wanted in text or f'workflow_type="{API}",status="completed"' in text
+
+    async def counted() -> str:  # by the worker, behind the end that it tells
+        text = (await fetch(own, "/metrics")).body.decode()
+        return text if wanted in text else ""
+
+    text = await until("the worker's figures", counted)
     assert f'workflow_duration_seconds_bucket{{le="600.0",workflow_type="{API}"}}' in text
 
 

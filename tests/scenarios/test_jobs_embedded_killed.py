@@ -4,10 +4,9 @@ the next one goes on where it was.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import json
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,22 @@ import pytest
 
 from tests.processes import free_port
 from tests.questions import answer, recorded
-from tests.scenarios.job_calls import LIST, PROCESS, accepted, call, fetch, path_of, steps_of
+from tests.scenarios.job_calls import (
+    API,
+    LIST,
+    PROCESS,
+    accepted,
+    call,
+    fetch,
+    path_of,
+    result,
+    steps_of,
+    until,
+)
 from tests.scenarios.job_house import Process, temporal_is_up
 from tests.scenarios.mortal_house import kill
 from tests.streams import Remote, post
 from tests.temporal_server import CannotStartError, program
-
-SECONDS = 30.0
-"""How long a job may take to go on: its worker starts with its gateway."""
 
 
 async def test_nothing_is_left_of_an_embedded_temporal_and_the_next_gateway_goes_on(
@@ -53,7 +60,7 @@ async def test_nothing_is_left_of_an_embedded_temporal_and_the_next_gateway_goes
     with embedded(tmp_path, port, names) as process:
         assert await asked(door, operation_id) == question_id
         recorded(await answer(door, question_id, "yes"))
-        response = await fetch(door, path_of(operation_id, "result?wait=7"))
+        response = await result(door, operation_id)
         assert response.status == 200, response.body
         assert response.json()["data"]["ok"] == "yes"
         body = (await fetch(door, path_of(operation_id, "status"))).json()
@@ -62,6 +69,50 @@ async def test_nothing_is_left_of_an_embedded_temporal_and_the_next_gateway_goes
         last = descendants(process.process.pid)
     await gone(last)
     assert b"Exception ignored" not in process.output.read_bytes()
+
+
+async def test_who_takes_over_finds_the_jobs_also_where_temporal_gets_other_ports(
+    tmp_path: Path,
+) -> None:
+    try:
+        cli = str(program())
+    except CannotStartError as error:
+        pytest.skip(f"no Temporal here: {error}")
+    names = {"TEMPORAL_CLI": cli, "TEMPORAL_ADDRESS": "embedded", "RATE_LIMIT": "off"}
+    names |= {"STATE_DIR": str(tmp_path / "state")}
+    ports = free_port(), free_port()
+    with embedded(tmp_path, ports[0], names | {"PORT": str(ports[0])}) as first:
+        second = Process(tmp_path, "second", "server", "--demo", **names, PORT=str(ports[1]))
+        try:
+            second.answers(ports[1], "/health", temporal_is_up)
+            door = Remote(ports[1])
+            operation_id = await done(Remote(ports[0]))
+            before = await result(door, operation_id)
+            assert before.status == 200, before.body
+            # As if somebody had the ports by the time that the second starts its own.
+            others = {"grpc": free_port(), "http": free_port(), "ui": free_port()}
+            (tmp_path / "state" / "temporal.json").write_text(json.dumps(others))
+            kill(first)
+            second.answers(ports[1], "/health", embedded_is_up)
+            health = (await fetch(door, "/health")).json()
+            address = f"127.0.0.1:{others['grpc']}"
+            assert health["checks"]["temporal"]["address"] == address
+            assert (await result(door, operation_id)).body == before.body
+            await done(door)
+        finally:
+            second.stop()
+        connected = [each for each in second.lines() if each["message"] == "temporal_connected"]
+        assert [each["address"] for each in connected][1:] == [address]
+
+
+async def done(door: Remote) -> str:
+    """The id of a job that is over."""
+    response = await door.ask(post(f"{LIST}/{API}", call("/json", service="demo")))
+    assert response.status == 200, response.body
+    body = response.json()
+    assert body["status"] == "completed", body
+    operation_id: str = body["operation_id"]
+    return operation_id
 
 
 @contextlib.contextmanager
@@ -82,14 +133,13 @@ def embedded_is_up(health: Any) -> bool:
 
 async def asked(door: Remote, operation_id: str) -> str:
     """The id of the question that the job waits for."""
-    end = time.monotonic() + SECONDS
-    while True:
+
+    async def asking() -> Any:
         response = await fetch(door, path_of(operation_id, "status"))
-        if response.status == 200 and response.json()["question"] is not None:
-            found: str = response.json()["question"]["question_id"]
-            return found
-        assert time.monotonic() < end, response.body
-        await asyncio.sleep(0.05)
+        return response.json()["question"] if response.status == 200 else None
+
+    found: str = (await until("the question", asking))["question_id"]
+    return found
 
 
 def descendants(pid: int) -> set[int]:
@@ -105,10 +155,11 @@ def descendants(pid: int) -> set[int]:
 
 async def gone(pids: set[int]) -> None:
     """Waits until all have ended: a server gets 5 s to do so in order."""
-    end = time.monotonic() + SECONDS
-    while left := alive(pids):
-        assert time.monotonic() < end, f"orphans: {left}"
-        await asyncio.sleep(0.1)
+
+    async def none() -> bool:
+        return not alive(pids)
+
+    await until(f"the end of {pids}", none)
 
 
 def alive(pids: set[int]) -> set[int]:

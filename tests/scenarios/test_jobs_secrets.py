@@ -26,7 +26,8 @@ from temporalio.api.workflowservice.v1 import (
 )
 from temporalio.client import Client
 
-from tests.scenarios.marked_jobs import LARGE_CHARACTERS, NAMESPACE, Life, Lived, Marks, until
+from tests.scenarios.job_calls import until
+from tests.scenarios.marked_jobs import LARGE_CHARACTERS, NAMESPACE, Life, Lived, Marks
 from tests.scenarios.mortal_house import CannotStartError, mortal_house
 
 
@@ -61,7 +62,7 @@ async def _look(found: Lived, client: Client) -> None:
         runs = [each.execution for each in page.executions]
         return runs if {each.workflow_id for each in runs} >= set(found.operation_ids) else []
 
-    for run in await until(listed, "all jobs in the list"):
+    for run in await until("all jobs in the list", listed):
         token, events = b"", found.histories.setdefault(f"{run.workflow_id} {run.run_id}", [])
         while True:
             part = await service.get_workflow_execution_history(

@@ -79,9 +79,9 @@ async def test_a_long_kind_is_answered_with_where_to_look(house: House, prefix: 
 
 async def test_who_prefers_to_wait_gets_the_result_of_a_long_kind(house: House) -> None:
     place = house.place()
-    response = await starts(house, ASYNC, call(place("/a")), prefer("wait=15"))
+    response = await starts(house, ASYNC, call(place("/a")), prefer("wait=25"))
     assert body_of(response)["status"] == "completed"
-    assert response.get("preference-applied") == b"wait=15"
+    assert response.get("preference-applied") == b"wait=25"
 
 
 async def test_who_waits_too_short_is_told_where_to_look(house: House) -> None:
@@ -110,7 +110,7 @@ async def test_with_both_preferences_it_waits_that_long_and_then_goes_on_alone(
     house: House,
 ) -> None:
     place = house.place()
-    quick = await starts(house, API, call(place("/a")), prefer("respond-async, wait=15"))
+    quick = await starts(house, API, call(place("/a")), prefer("respond-async, wait=25"))
     assert body_of(quick)["status"] == "completed"
     held = place.hold("/b")
     response = await starts(

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from asyncio import FIRST_EXCEPTION
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
 
+from tests.connection import PATIENCE_SECONDS
 from tests.messages import Message
 from tests.processes import Running
 from tests.redis_server import RedisServer, redis_server
@@ -98,7 +100,7 @@ async def publish_surely(run: Run, numbers: Sequence[int], event_type: str = "no
     """One list, asked for again with its key until some gateway accepted it."""
     body = [event({"n": number}, event_type) for number in numbers]
     key = b"Idempotency-Key: list-%d" % numbers[0]
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
             with contextlib.suppress(ConnectionError):
                 response: Message = await publish(run.door(), CLIENT, body, key)
@@ -129,14 +131,25 @@ async def readers(run: Run, count: int) -> AsyncIterator[list[Reader]]:
         )
         yield found
         await publish_surely(run, [len(run.payloads)], END)
-        async with asyncio.timeout(30):
-            await asyncio.gather(*tasks)
+        await finished(found, tasks)
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for stack in run.abandoned:
             await stack.aclose()
+
+
+async def finished(found: list[Reader], tasks: list[asyncio.Task[None]]) -> None:
+    """Until all have read to the end: as long as any of them gets on, they are only slow."""
+    left = set(tasks)
+    got = -1
+    while left:
+        before, got = got, sum(len(reader.ledger.got) for reader in found)
+        assert got > before, "the readers stand still"
+        done, left = await asyncio.wait(left, timeout=PATIENCE_SECONDS, return_when=FIRST_EXCEPTION)
+        for task in done:
+            task.result()
 
 
 def judge(run: Run, found: list[Reader]) -> None:
@@ -253,7 +266,7 @@ async def test_a_redis_that_comes_back_with_its_data_loses_and_doubles_nothing(
                 await redis.stop(kill=kill)
                 waiting = asyncio.create_task(more(run, 100))
                 await redis.start()
-                await asyncio.wait_for(waiting, 30)
+                await asyncio.wait_for(waiting, PATIENCE_SECONDS)
         assert not any(reader.ledger.resets for reader in found)
         judge(run, found)
 
@@ -268,7 +281,7 @@ async def test_a_redis_that_comes_back_empty_is_told_as_another_epoch_and_then_n
             await redis.stop(kill=True)
             waiting = asyncio.create_task(more(run, 50))
             await redis.start()
-            await asyncio.wait_for(waiting, 30)
+            await asyncio.wait_for(waiting, PATIENCE_SECONDS)
             await more(run, 100)
         epochs = list(dict.fromkeys(each.split("-")[0] for each in run.ids))
         assert len(epochs) == 2, epochs
@@ -298,7 +311,7 @@ async def test_a_stream_that_stays_open_lives_through_all_of_it(tmp_path: object
             await redis.stop(kill=True)
             waiting = asyncio.create_task(more(run, 30))
             await redis.start()
-            await asyncio.wait_for(waiting, 30)
+            await asyncio.wait_for(waiting, PATIENCE_SECONDS)
             killed(processes[0])
             run.doors[:] = [doors[1]]
             await more(run, 30)

@@ -221,7 +221,7 @@ async def test_what_a_row_asks_for_is_asked_of_the_caller() -> None:
 
 
 async def test_the_callers_limit_counts_and_only_once() -> None:
-    async with at_work(RATE_LIMIT="2/minute") as (gateway, upstream):
+    async with at_work(RATE_LIMIT="2/hour") as (gateway, upstream):
         for _ in range(2):
             assert (await get(gateway, PATH, WORKER, behalf(gateway))).status == 200
         found = await get(gateway, PATH, WORKER, behalf(gateway))
@@ -239,7 +239,7 @@ async def test_the_callers_limit_counts_and_only_once() -> None:
 
 
 async def test_callers_without_a_name_are_counted_by_their_addresses() -> None:
-    async with at_work(RATE_LIMIT="1/minute") as (gateway, _):
+    async with at_work(RATE_LIMIT="1/hour") as (gateway, _):
         statuses = [
             (await get(gateway, PATH, WORKER, behalf(gateway, address=address, **NOBODY))).status
             for address in ("9.9.9.9", "9.9.9.9", "::ffff:9.9.9.9", "2001:db8::1", "2001:db8::2")
@@ -253,7 +253,7 @@ async def test_callers_without_a_name_are_counted_by_their_addresses() -> None:
 
 
 async def test_a_workers_own_calls_are_not_limited() -> None:
-    async with at_work(RATE_LIMIT="2/minute") as (gateway, _):
+    async with at_work(RATE_LIMIT="2/hour") as (gateway, _):
         event = request(
             b"POST /api/v1/events/ann", WORKER, body=b'{"event_type":"job.started","data":1}'
         )

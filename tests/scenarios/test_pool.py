@@ -8,11 +8,11 @@ import pytest
 
 from tests.wire import (
     Link,
+    RunningGateway,
     ScriptedUpstream,
     answer,
     assert_error,
     eventually,
-    holds,
     proxied,
     request,
 )
@@ -234,8 +234,8 @@ async def test_over_the_cap_requests_wait_in_line_and_are_served_in_turn() -> No
         for number in range(4):
             data = request(b"GET /api/v1/svc/%d" % number)
             tasks.append(asyncio.create_task(gateway.ask(data)))
-            await taken_its_place()
-        await holds(lambda: len(upstream.requests) == 1, 0.2)
+            await in_line(gateway, number)
+        assert len(upstream.requests) == 1
         gate.let(4)
         answers = await asyncio.gather(*tasks)
         assert [r.body for r in answers] == [b"/0", b"/1", b"/2", b"/3"]
@@ -243,9 +243,13 @@ async def test_over_the_cap_requests_wait_in_line_and_are_served_in_turn() -> No
         assert len(upstream.links) == 1
 
 
-async def taken_its_place() -> None:
-    """Waits until a request has had time to take its place in line (nothing outside shows it)."""
-    await holds(lambda: True, 0.05)
+async def in_line(gateway: RunningGateway, count: int) -> None:
+    """Waits until one request is under way and so many wait for its connection."""
+    pools = gateway.gateway.context.pools
+    await eventually(
+        lambda: [(p.active, p.waiting) for p in pools.values() if p.active] == [(1, count)],
+        f"{count} in line",
+    )
 
 
 async def test_when_the_line_is_full_the_next_is_refused_at_once() -> None:
@@ -253,7 +257,7 @@ async def test_when_the_line_is_full_the_next_is_refused_at_once() -> None:
     environ = {"UPSTREAM_MAX_CONNECTIONS": 1, "UPSTREAM_QUEUE": 2, "UPSTREAM_QUEUE_TIMEOUT": 60}
     async with proxied(gate, **environ) as (gateway, upstream):
         tasks = [asyncio.create_task(gateway.ask(request(GET))) for _ in range(4)]
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED, timeout=5)
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         assert len(done) == 1
         assert_error(done.pop().result(), 503, "OVERLOADED")
         gate.let(3)
@@ -283,7 +287,7 @@ async def test_a_client_that_leaves_the_line_is_never_served() -> None:
         async with gateway.connect() as client:
             client.send(request(b"GET /api/v1/svc/gone"))
             await client.flush()
-            await taken_its_place()
+            await in_line(gateway, 1)
             client.reset()
         await gateway.records(1)
         gate.let(2)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.connection import PATIENCE_SECONDS
 from tests.messages import Message
 from tests.questions import (
     APPROVAL,
@@ -156,7 +157,7 @@ async def test_an_expired_question_is_410_whatever_the_answer(via: str | None) -
 
 async def until_status(gateway: RunningGateway, question_id: str, status: str) -> None:
     """Waits until a question has this status."""
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while (await look(gateway, question_id))["status"] != status:
             pass
 

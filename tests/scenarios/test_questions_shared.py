@@ -86,7 +86,7 @@ async def test_of_answers_at_both_gateways_one_wins_and_it_is_told_once(two: Two
 async def test_a_waiter_there_learns_of_an_answer_here(two: Two) -> None:
     here, there = two
     found = await asked(here)
-    path = f"{QUESTIONS}/{found['question_id']}/wait?timeout=7"
+    path = f"{QUESTIONS}/{found['question_id']}/wait?timeout=30"
     waiting = [asyncio.create_task(fetch(there, path)) for _ in range(5)]
     recorded(await answer(here, found["question_id"], "yes"))
     for response in await asyncio.gather(*waiting):

@@ -273,7 +273,7 @@ async def test_a_total_time_out_ends_an_answer_that_goes_on_and_on() -> None:
                 link.send(b"1\r\nx\r\n")
                 await link.closed(0.02)
 
-    lines = "total_timeout = 0.3"
+    lines = "total_timeout = 1.0"
     async with in_front("", row("/x", lines), script=trickles) as (gateway, upstream):
         async with gateway.connect() as client:
             client.send(asking("/x"))

@@ -94,7 +94,7 @@ async def test_a_row_has_a_time_for_the_whole_request() -> None:
 
 
 async def test_it_counts_through_retries() -> None:
-    row = "total_timeout = 0.3\nretries = { attempts = 9, on = ['504'], try_timeout = 0.2 }"
+    row = "total_timeout = 1.0\nretries = { attempts = 9, on = ['504'], try_timeout = 0.7 }"
     async with routed(hang, row=row) as at:
         response = await at.ask(GET)
         assert_error(response, 504, "TIMEOUT")
@@ -109,7 +109,7 @@ async def test_it_cuts_an_answer_that_trickles() -> None:
             link.send(b".")
             await holds(lambda: True, 0.02)
 
-    async with routed(trickle, row="total_timeout = 0.2") as at:
+    async with routed(trickle, row="total_timeout = 0.8") as at:
         with pytest.raises(TruncatedError):
             await at.ask(GET)
         (record,) = await at.gateway.records(1)
@@ -124,10 +124,10 @@ async def test_a_client_that_is_still_sending_then_is_to_blame_itself() -> None:
 
 
 async def test_it_does_not_end_streams_and_tunnels() -> None:
-    async with routed(stream, row="total_timeout = 0.2") as at, at.connect() as client:
+    async with routed(stream, row="total_timeout = 0.8") as at, at.connect() as client:
         client.send(GET)
         await client.until(lambda: b"a\n\n" in client.received, "the stream")
-        await holds(lambda: not client.ended, 0.5)
+        await holds(lambda: not client.ended, 1.4)
 
 
 @pytest.mark.parametrize("chunked", [False, True])

@@ -29,7 +29,7 @@ path = "/shop/*"
 methods = "DELETE"
 service = "svc"
 strip_prefix = "/shop"
-limits = { per_minute = 3 }
+limits = { per_hour = 3 }
 cost = 2
 
 [[routes]]

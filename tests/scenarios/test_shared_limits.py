@@ -23,7 +23,7 @@ from tests.redis_server import RedisServer, redis_server
 from tests.scenarios.limiting import GATEWAYS, KEYS
 
 # For whatever is waited for, before it counts as never.
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0
 # Redis counts by the time of day, which may be slewed against the monotonic clock by 500 ppm
 # (adjtimex(2)), and calls a token whole that is 2**-10 short of it.
 SLEW = 0.0005
@@ -146,10 +146,12 @@ async def test_four_gateways_admit_what_a_limit_allows_and_never_more(gateways: 
     gateways.tell("end")
     said = await gateways.results()
     assert_within_the_limits(said)
+    stalled = sum(one["stalled"] for one in said)
     for number, (rule, _) in enumerate(KEYS):
-        # As long as all of them asked: on a busy machine some begin later.
+        # As long as all of them asked: on a busy machine some begin later, or can't for a while.
         seconds = min(one["last"][number] for one in said)
         seconds -= max(one["first"][number] for one in said)
+        seconds = max(0.0, seconds - stalled)
         most = min(bucket.capacity + bucket.rate * seconds for bucket in rule.buckets)
         assert len(admitted(said, number)) >= int(0.95 * most), rule.name
 
@@ -199,13 +201,15 @@ async def test_a_killed_gateway_takes_nothing_with_it_for_long(gateways: Process
     await gateways.hear("second 3")
     gateways.tell("end")
     said = await gateways.results()
+    asked_seconds = max(0.0, 1.0 - sum(one["stalled"] for one in said))
     for number, (rule, _) in enumerate(KEYS):
         times = sorted(admitted(said, number))
         assert most_over(rule, times) <= SLACK_TOKENS
         # Three quarters of the rate are theirs: for all that Redis knows the rest may be in use.
         last = times[-1][1]
         recent = [before for before, _ in times if before > last - 1.0]
-        assert len(recent) >= 0.4 * min(bucket.rate for bucket in rule.buckets), rule.name
+        rate = min(bucket.rate for bucket in rule.buckets)
+        assert len(recent) >= 0.4 * rate * asked_seconds, rule.name
 
 
 # The same with whole gateways

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.connection import PATIENCE_SECONDS
 from tests.messages import STATUS_LINE, read_head, request
 from tests.processes import Running
 from tests.streams import (
@@ -141,7 +142,7 @@ async def test_with_a_drain_every_stream_is_told_when_to_come_back_and_ends_clea
         await publish_many(gateway, "c1", 3)
         draining = asyncio.create_task(gateway.drain(grace=True))
         ended = await gather_all(*(stream.rest() for stream in streams))
-        await asyncio.wait_for(draining, 8)
+        await asyncio.wait_for(draining, PATIENCE_SECONDS)
         retries = set()
         for number, got in enumerate(ended):
             expected = ["note"] * 3 if number % 7 == 1 else []
@@ -167,38 +168,46 @@ async def test_a_drain_is_spread_and_not_all_end_at_once() -> None:
         await eventually(lambda: any(stream.client.ended for stream in streams), "a first end")
         assert not all(stream.client.ended for stream in streams)
         await gather_all(*(stream.rest() for stream in streams))
-        await asyncio.wait_for(draining, 8)
+        await asyncio.wait_for(draining, PATIENCE_SECONDS)
+
+
+async def not_ready(gateway: RunningGateway) -> None:
+    """Waits until the drain is seen from outside."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while (await gateway.ask(request(b"GET /health/ready"))).status != 503:
+            pass
 
 
 async def test_what_is_published_while_draining_reaches_who_is_still_there() -> None:
     async with (
-        start_gateway(DRAIN_GRACE_SECONDS=1, DRAIN_SECONDS=1) as gateway,
+        start_gateway(DRAIN_GRACE_SECONDS=300, DRAIN_SECONDS=1) as gateway,
         subscribe(gateway) as stream,
     ):
         draining = asyncio.create_task(gateway.drain(grace=True))
+        await not_ready(gateway)
         sent = await published(gateway, "alice", event("late"))
+        await gateway.drain(grace=False)
         got = await stream.rest()
         assert [each.id for each in got] == [sent[0], None]
         assert got[-1].type == "stream.closing"
-        await asyncio.wait_for(draining, 8)
+        await draining
 
 
 async def test_while_draining_an_event_source_is_put_off_and_others_get_503() -> None:
-    async with start_gateway(DRAIN_GRACE_SECONDS=2) as gateway:
+    async with start_gateway(DRAIN_GRACE_SECONDS=300) as gateway:
         draining = asyncio.create_task(gateway.drain(grace=True))
-        async with asyncio.timeout(1):
-            while (await gateway.ask(request(b"GET /health/ready"))).status != 503:
-                pass
+        await not_ready(gateway)
         put_off(await gateway.ask(get()))
         response = await gateway.ask(get(accept=b"Accept: */*"))
         assert response.status == 503
         assert int(response.get("retry-after") or b"0") > 0
-        await asyncio.wait_for(draining, 8)
+        await gateway.drain(grace=False)
+        await draining
 
 
 async def test_a_drain_without_grace_ends_streams_too() -> None:
     async with start_gateway(DRAIN_SECONDS=1) as gateway, subscribe(gateway) as stream:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await gateway.drain(grace=False)
         assert [each.type for each in await stream.rest()] == ["stream.closing"]
 
@@ -211,7 +220,7 @@ async def test_a_drain_does_not_wait_for_a_reader_that_reads_nothing() -> None:
         stream.client.hold()
         for _ in range(10):
             await published(gateway, "alice", [event("x" * 60_000)] * 10)
-        async with asyncio.timeout(6):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await gateway.drain(grace=True)
 
 
@@ -247,9 +256,9 @@ async def test_a_reader_that_leaves_is_noticed_whether_it_closes_or_resets() -> 
 
 
 async def test_a_stream_survives_the_time_limits_of_ordinary_requests() -> None:
-    environ = {"KEEPALIVE_TIMEOUT": 0.3, "CLIENT_HEAD_TIMEOUT": 0.3, "IDLE_TIMEOUT": 0.3}
+    environ = {"KEEPALIVE_TIMEOUT": 0.8, "CLIENT_HEAD_TIMEOUT": 0.8, "IDLE_TIMEOUT": 0.8}
     async with (
-        start_gateway(**environ, STREAM_IDLE_TIMEOUT=0.3, HEARTBEAT_SECONDS=1.2) as gateway,
+        start_gateway(**environ, STREAM_IDLE_TIMEOUT=0.8, HEARTBEAT_SECONDS=1.2) as gateway,
         raw_stream(gateway, get()) as stream,
     ):
         await stream.event()

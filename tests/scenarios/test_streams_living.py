@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.connection import PATIENCE_SECONDS
 from tests.messages import request
 from tests.streams import (
     LOCAL,
@@ -203,7 +204,7 @@ async def test_the_records_end_reason_tells_the_ends_apart() -> None:
             await stream.rest()
         reasons.append((await stream_record(gateway, 2))["end_reason"])
     async with start_gateway(JWT_SECRET=SIGNED) as gateway:
-        async with subscribe(gateway, "alice", who("alice", key=SIGNED, seconds=2)) as stream:
+        async with subscribe(gateway, "alice", who("alice", key=SIGNED, seconds=3)) as stream:
             await stream.rest()
         reasons.append((await stream_record(gateway))["end_reason"])
     assert len(set(reasons)) == 3, reasons
@@ -270,12 +271,9 @@ async def test_the_figures_follow_streams_events_deliveries_and_resets() -> None
 
 async def eventually_metric(gateway: RunningGateway, name: str, value: float) -> None:
     """Waits until a series has this value."""
-    found = -1.0
-    for _ in range(400):
-        found = await metric(gateway, name)
-        if found == value:
-            return
-    assert found == value, name
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while await metric(gateway, name) != value:
+            pass
 
 
 async def test_no_label_holds_a_type_or_a_client_id_that_a_client_chose() -> None:

@@ -7,6 +7,7 @@ import contextlib
 
 import pytest
 
+from tests.connection import PATIENCE_SECONDS
 from tests.wire import (
     Link,
     RawClient,
@@ -75,12 +76,12 @@ async def test_a_hint_does_not_count_as_the_answer() -> None:
 
 async def test_a_slow_upload_is_not_the_upstreams_time_to_answer() -> None:
     async with (
-        proxied(HEAD_TIMEOUT=SHORT_SECONDS) as (gateway, _),
+        proxied(HEAD_TIMEOUT=SHORT_SECONDS * 3) as (gateway, _),
         gateway.connect() as client,
     ):
-        client.send(request(POST, b"Content-Length: 6"))
-        for _ in range(6):
-            await holds(lambda: client.count == 0, SHORT_SECONDS / 3)
+        client.send(request(POST, b"Content-Length: 4"))
+        for _ in range(4):
+            await holds(lambda: client.count == 0, SHORT_SECONDS)
             client.send(b"b")
         assert (await client.response()).status == 200
 
@@ -188,17 +189,17 @@ async def test_empty_lines_do_not_keep_a_connection_alive(used: bool) -> None:
     async with proxied(**environ) as (gateway, _), gateway.connect() as client:
         if used:
             assert (await client.ask(request(GET))).status == 200
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await drip(client, b"\r\n", SHORT_SECONDS / 4)
 
 
 async def test_keep_alive_time_does_not_run_while_a_request_is_answered() -> None:
     async def script(link: Link) -> None:
         await link.request()
-        await holds(lambda: not link.ended, SHORT_SECONDS * 4)
+        await holds(lambda: not link.ended, SHORT_SECONDS * 5)
         link.send(answer(b"late"))
 
-    environ = {"CLIENT_HEAD_TIMEOUT": SHORT_SECONDS, "KEEPALIVE_TIMEOUT": SHORT_SECONDS}
+    environ = {"CLIENT_HEAD_TIMEOUT": SHORT_SECONDS * 3, "KEEPALIVE_TIMEOUT": SHORT_SECONDS * 3}
     async with proxied(script, **environ) as (gateway, _):
         assert (await gateway.ask(request(GET))).body == b"late"
 
@@ -210,7 +211,7 @@ async def test_a_body_slower_than_the_least_rate_is_408() -> None:
     ):
         client.send(request(POST, b"Content-Length: 100000"))
         dripping = asyncio.create_task(drip(client, b"b", 0.3))
-        await eventually(lambda: client.count, "the answer", seconds=15)
+        await eventually(lambda: client.count, "the answer")
         assert_error(await client.response(), 408, "REQUEST_TIMEOUT")
         await client.closed()
         await dripping

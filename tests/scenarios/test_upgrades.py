@@ -11,6 +11,7 @@ from websockets.asyncio.client import connect as connect_websocket
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from tests.connection import PATIENCE_SECONDS
 from tests.wire import (
     Link,
     RawClient,
@@ -200,10 +201,10 @@ async def test_a_silent_tunnel_ends_after_the_idle_time() -> None:
 
 
 async def test_a_tunnel_is_not_parsed_limited_or_timed_as_http() -> None:
-    environ = {"CLIENT_HEAD_TIMEOUT": 0.2, "KEEPALIVE_TIMEOUT": 0.2, "HEAD_TIMEOUT": 0.2}
+    environ = {"CLIENT_HEAD_TIMEOUT": 0.8, "KEEPALIVE_TIMEOUT": 0.8, "HEAD_TIMEOUT": 0.8}
     async with tunnel(MAX_BODY_BYTES=100, **environ) as (client, link, _):
         with contextlib.suppress(TimeoutError):
-            await client.closed(0.8)
+            await client.closed(1.3)
         client.send(b"\x00" * 100_000)
         assert await link.exactly(100_000) == b"\x00" * 100_000
         link.send(b"\xff" * 100_000)
@@ -222,12 +223,12 @@ async def test_a_tunnel_has_back_pressure(way: str) -> None:
         assert sent < 20 * 1024 * 1024
         reader.release()
         begun = sent // len(block) + 1
-        await writer.flush(20)
+        await writer.flush()
         for _ in range(blocks - begun):
             writer.send(block)
-            await writer.flush(20)
+            await writer.flush()
         whole = len(block) * blocks
-        await reader.until(lambda: reader.count - before >= whole, "all of it", 20)
+        await reader.until(lambda: reader.count - before >= whole, "all of it")
 
 
 async def test_a_tunnel_leaves_one_record_when_it_ends() -> None:
@@ -365,7 +366,7 @@ async def test_a_real_websocket_passes() -> None:
         for message in ("text", b"binary", "x" * 500_000, ""):
             await socket.send(message)
             assert await socket.recv() == message
-        assert await asyncio.wait_for(await socket.ping(), 5) >= 0
+        assert await asyncio.wait_for(await socket.ping(), PATIENCE_SECONDS) >= 0
         await socket.send("bye")
         with pytest.raises(ConnectionClosed) as closed:
             await socket.recv()

@@ -15,6 +15,7 @@ from tests.wire import (
     answer,
     assert_error,
     chunks,
+    closed_port,
     free_port,
     proxied,
     request,
@@ -211,10 +212,11 @@ async def test_a_client_of_1_0_sees_a_cut_chunked_answer_as_a_reset() -> None:
 
 
 async def test_an_upstream_that_refuses_is_503() -> None:
-    async with start_gateway(SVC_URL=f"http://127.0.0.1:{free_port()}") as gateway:
-        assert_error(await gateway.ask(request(GET)), 503, "SERVICE_UNAVAILABLE")
-        data = request(b"POST /api/v1/svc/x", body=b"hello")
-        assert_error(await gateway.ask(data), 503, "SERVICE_UNAVAILABLE")
+    with closed_port() as port:
+        async with start_gateway(SVC_URL=f"http://127.0.0.1:{port}") as gateway:
+            assert_error(await gateway.ask(request(GET)), 503, "SERVICE_UNAVAILABLE")
+            data = request(b"POST /api/v1/svc/x", body=b"hello")
+            assert_error(await gateway.ask(data), 503, "SERVICE_UNAVAILABLE")
 
 
 async def test_an_upstream_without_an_address_is_503() -> None:

@@ -18,7 +18,7 @@ from sse.event import NewEvent
 from sse.hub import Hub, HubLimits
 from sse.ring import HistoryLimits
 from sse.stream import EventStream, Lane
-from tests.connection import RawClient, eventually
+from tests.connection import PATIENCE_SECONDS, RawClient, eventually
 from tests.redis_server import RedisServer
 from tests.streams import Event, Ledger, read_block
 
@@ -296,7 +296,7 @@ async def two(url: str, **options: Any) -> AsyncIterator[tuple[Gateway, Gateway]
 
 async def heard_in_vain(server: RedisServer) -> None:
     """Waits until what was said to a gateway that is deaf has passed it by."""
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while b"omem=0" not in await server.call("CLIENT", "LIST", "TYPE", "pubsub"):
             pass
     async with Gateway(server.url) as bystander:

@@ -11,7 +11,7 @@ import pytest
 
 from sse.backplane import Backplane
 from sse.event import BackplaneAwayError
-from tests.connection import eventually
+from tests.connection import PATIENCE_SECONDS, eventually
 from tests.redis_server import RedisServer, redis_server
 from tests.sse.gateways import LIMITS, QUICK, Gateway, Lines, Pass, note, notes, two
 
@@ -287,7 +287,7 @@ async def test_subscribers_are_counted_on_all_gateways(server: RedisServer) -> N
 
 
 async def _counts(gateway: Gateway, subscribers: int) -> None:
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while (await gateway.backplane.publish("alice", [note(1)])).subscribers != subscribers:
             pass
 

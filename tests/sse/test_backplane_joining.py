@@ -8,7 +8,7 @@ import asyncio
 import random
 from dataclasses import replace
 
-from tests.connection import eventually
+from tests.connection import PATIENCE_SECONDS, eventually
 from tests.redis_server import RedisServer
 from tests.sse.gateways import QUICK, Gateway, Pass, Reader, calls, heard_in_vain, note, notes, two
 
@@ -64,13 +64,13 @@ async def test_more_than_a_history_published_while_it_loads_is_told_as_lost(
 
 
 async def _subscribed(server: RedisServer, count: int) -> None:
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while (await server.call("PUBSUB", "NUMSUB", "gateway:0:alice"))[1] != count:
             pass
 
 
 async def _visited(server: RedisServer) -> None:
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not await server.call("EXISTS", "gateway:readers:alice"):
             pass
 
@@ -329,7 +329,7 @@ async def test_a_reader_that_leaves_at_once_leaves_nothing_behind(server: RedisS
         ids = await here.publish("alice", note(0))
         assert (await reader.event()).id == ids[0]
         reader.leave()
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while (await server.call("PUBSUB", "NUMSUB", "gateway:0:alice"))[1]:
                 pass
             while await server.call("EXISTS", "gateway:readers:alice"):

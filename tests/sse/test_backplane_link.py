@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 
 from sse.backplane_link import AWAY, Dialogue, Health, Link, Times, Wire, connections, converse
 from sse.backplane_scripts import pinging
-from tests.connection import eventually
+from tests.connection import PATIENCE_SECONDS, eventually
 from tests.redis_server import RedisServer, redis_server
 from tests.sse.gateways import QUICK, Lines
 
@@ -186,7 +186,7 @@ async def test_a_promoted_replica_is_a_new_life() -> None:
     async with redis_server(appendonly=True) as primary, redis_server(appendonly=True) as replica:
         await replica.call("REPLICAOF", "127.0.0.1", primary.port)
         first = await life_of(primary)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while await replica.call("GET", "gateway:life") is None:
                 pass
         await replica.call("REPLICAOF", "NO", "ONE")

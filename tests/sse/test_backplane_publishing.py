@@ -86,7 +86,7 @@ async def test_a_list_longer_than_the_history_is_numbered_whole(server: RedisSer
 async def test_a_publication_that_redis_comes_to_too_late_is_not_done(
     server: RedisServer,
 ) -> None:
-    async with Gateway(server.url, times=replace(QUICK, publish=0.3, connect=0.3)) as here:
+    async with Gateway(server.url, times=replace(QUICK, publish=1.0, connect=1.0)) as here:
         first = await here.publish("alice", note(1))
         server.hang()
         late = [here.backplane.publish("alice", [note(2)]) for _ in range(3)]
@@ -127,7 +127,7 @@ async def test_publishing_goes_on_where_the_answer_of_two_batches_was_lost(
 async def test_what_may_have_been_done_is_refused_when_redis_stays_away(
     server: RedisServer,
 ) -> None:
-    times = replace(QUICK, publish=0.5)
+    times = replace(QUICK, publish=1.0)
     async with Pass(server.port) as way, Gateway(way.url, times=times) as here:
         way.lose_answers_to, way.refuse_after_loss = b'"n":1,', True
         sent = here.backplane.publish("alice", [note(1)], "a name")

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from sse.hub import Hub
 from sse.ring import HistoryLimits
-from tests.connection import eventually
+from tests.connection import PATIENCE_SECONDS, eventually
 from tests.redis_server import RedisServer
 from tests.sse.gateways import QUICK, Gateway, Pass, heard_in_vain, note, notes, two
 
@@ -79,7 +79,7 @@ async def test_what_is_no_nudge_leads_to_a_look_at_the_history(server: RedisServ
 async def test_a_history_is_forgotten_a_while_after_the_last_reader_and_not_before(
     server: RedisServer,
 ) -> None:
-    limits = HistoryLimits(seconds=0.6)
+    limits = HistoryLimits(seconds=1.5)
     async with two(server.url, limits=limits) as (here, there):
         reader = await there.read("alice")
         first = await here.publish("alice", note(0))
@@ -94,14 +94,14 @@ async def test_a_history_is_forgotten_a_while_after_the_last_reader_and_not_befo
 
 async def _touched_again(server: RedisServer) -> None:
     left = await server.call("PTTL", "gateway:events:alice")
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while (now := await server.call("PTTL", "gateway:events:alice")) <= left:
             left = now
     assert now > 0
 
 
 async def _gone(server: RedisServer) -> None:
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while await server.call("EXISTS", "gateway:events:alice", "gateway:state:alice"):
             pass
 
@@ -121,7 +121,7 @@ async def test_a_burst_from_elsewhere_does_not_overtake_a_reader_that_keeps_up(
 async def test_a_redis_that_hangs_is_noticed_by_a_gateway_that_does_nothing(
     server: RedisServer,
 ) -> None:
-    async with Gateway(server.url, times=replace(QUICK, answer=0.2, connect=0.2)) as here:
+    async with Gateway(server.url, times=replace(QUICK, answer=1.0, connect=1.0)) as here:
         server.hang()
         await here.becomes("degraded")
         reader = await here.read("alice")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sqlite3
@@ -77,11 +78,12 @@ async def test_reading_can_not_write_in_sqlite(tmp_path: Path) -> None:
 
 async def test_more_than_it_can_do_is_refused(place: Place) -> None:
     async with place.database() as database:
-        done = await asyncio.gather(
-            *(database.read(one) for _ in range(MAX_WAITING + 5)), return_exceptions=True
-        )
-        away = [each for each in done if isinstance(each, StoreAwayError)]
-        assert len(away) == 5
+        asked = [asyncio.ensure_future(database.read(one)) for _ in range(MAX_WAITING + 5)]
+        await asyncio.sleep(0)
+        refused = [each for each in asked if each.done()]
+        assert len(refused) == 5  # at once; how many of the others a busy machine serves is its own
+        assert all(isinstance(each.exception(), StoreAwayError) for each in refused)
+        await asyncio.gather(*asked, return_exceptions=True)
         assert await database.read(one) == 1
 
 
@@ -213,9 +215,10 @@ async def test_a_server_that_hangs_is_slow_and_no_longer_waited_for_than_said(
 ) -> None:
     url = await own_server.database()
     database = Database(url, tmp_path, patience_seconds=0.3)
-    await Database(url, tmp_path).open()
     await database.open()
-    assert await database.read(one) == 1
+    async with asyncio.timeout(30):  # a busy machine may be slow as well
+        while await seen(database) != 1:
+            pass
     held = children(own_server.pid)
     for pid in held:
         os.kill(pid, signal.SIGSTOP)
@@ -231,6 +234,13 @@ async def test_a_server_that_hangs_is_slow_and_no_longer_waited_for_than_said(
     assert await patient.read(one) == 1
     await patient.close()
     await database.close()
+
+
+async def seen(database: Database) -> int | None:
+    """What it answers; None: not in time."""
+    with contextlib.suppress(StoreSlowError):
+        return await database.read(one)
+    return None
 
 
 def children(pid: int) -> list[int]:
@@ -266,7 +276,8 @@ async def test_transactions_that_wait_for_each_other_in_a_circle_are_done_again(
             both = asyncio.gather(one_gateway.write(work("ab")), another.write(work("ba")))
             await gate.waited_for_by(2)
         await both
-        assert len(tries) == 3
+        assert sorted(tries[:2]) == ["ab", "ba"]
+        assert len(tries) > 2  # once more, or oftener where they meet again on a busy machine
 
 
 async def test_without_locks_the_compare_and_set_alone_lets_one_win(

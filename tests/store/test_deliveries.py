@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from gateway.store import Deliveries, Delivery, Outbox, StoredQuestions
+from gateway.store.deliveries import LEASE_SECONDS
 from tests.asking import Asker, Clock, Place, attempt, someone
 
 URL = "https://example.test/hook"
@@ -57,6 +58,44 @@ async def test_a_lease_that_is_over_gives_it_to_the_next(
         assert await deliveries.due_deliveries(clock.now + 29.9, 10) == []
         [again] = await deliveries.due_deliveries(clock.now + 30, 10)
         assert again == first
+
+
+async def test_a_lease_that_is_renewed_in_time_goes_on(
+    place: Place, clock: Clock, asker: Asker
+) -> None:
+    async with place.database() as database, place.store(clock) as store:
+        deliveries = Deliveries(database, clock)
+        await decided(store, asker, 3)
+        held = {each.id: clock.now for each in await deliveries.due_deliveries(clock.now, 2)}
+        clock.now += 1
+        held |= {each.id: clock.now for each in await deliveries.due_deliveries(clock.now, 1)}
+        for _ in range(3):
+            clock.now += LEASE_SECONDS - 1
+            assert await deliveries.renew_deliveries(held, clock.now) == held.keys()
+            held = dict.fromkeys(held, clock.now)
+        assert await deliveries.due_deliveries(clock.now + LEASE_SECONDS - 0.1, 10) == []
+        clock.now += LEASE_SECONDS
+        assert len(await deliveries.due_deliveries(clock.now, 10)) == 3
+
+
+async def test_a_lease_that_somebody_has_taken_since_is_theirs(
+    place: Place, clock: Clock, asker: Asker
+) -> None:
+    async with place.database() as one, place.database() as two, place.store(clock) as store:
+        first, second = Deliveries(one, clock), Deliveries(two, clock)
+        await decided(store, asker, 3)
+        leased = await first.due_deliveries(clock.now, 3)
+        taken, done, free = (each.id for each in leased)
+        held = dict.fromkeys((taken, done, free), clock.now)
+        await first.delivery_done(done, clock.now)
+        clock.now += LEASE_SECONDS
+        assert [each.id for each in await second.due_deliveries(clock.now, 1)] == [taken]
+        clock.now += 1
+        # Nobody has the third: it may be kept, late as it is.
+        assert await first.renew_deliveries(held, clock.now) == {free}
+        assert await second.renew_deliveries({taken: clock.now - 1}, clock.now) == {taken}
+        assert await second.due_deliveries(clock.now + LEASE_SECONDS - 0.1, 10) == []
+        assert await first.renew_deliveries({}, clock.now) == set()
 
 
 async def test_what_arrived_is_done_and_told_once(place: Place, clock: Clock, asker: Asker) -> None:
