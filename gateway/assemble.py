@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import hmac
 import os
 import socket
 import ssl
@@ -20,7 +19,7 @@ from aiohttp import web
 from gateway import __version__
 from gateway.assemble_admin import RunningDesk
 from gateway.assemble_events import EventRoom
-from gateway.assemble_jobs import JobRoom, Surroundings, job_keys, listener_url, worker_token
+from gateway.assemble_jobs import JobRoom, Surroundings, job_keys, worker_token
 from gateway.assemble_policies import PolicyRoom
 from gateway.assemble_routing import ServiceRoom, head_limits
 from gateway.control.app import ControlState, build_app
@@ -34,12 +33,12 @@ from gateway.edge.mount import memory_connector
 from gateway.edge.outbox import Outbox
 from gateway.edge.server import EdgeServer
 from gateway.edge.tunnel import Tunnel
+from gateway.listener_url import listener_url
 from gateway.observe.access import AccessLog, RecordWriter, Timestamps
 from gateway.observe.agents import Agents
 from gateway.observe.log import configure
 from gateway.observe.metrics import Metrics, sample_loop_lag
 from gateway.observe.trace import Tracer
-from gateway.policy.tickets import grant_key
 from gateway.routing.services import Service
 from gateway.settings import EndpointUrl, ServiceSettings, Settings, SettingsError
 from gateway.store import Database
@@ -100,11 +99,14 @@ class Gateway:
         self._policies = PolicyRoom(
             settings, self._metrics, self._database, service_token=worker_token(settings, keys)
         )
-        self._services = ServiceRoom(
-            settings, self._metrics, self._deadlines, _sticky_secret(settings)
+        self._services = ServiceRoom(settings, self._metrics, self._deadlines)
+        room = self._room = EventRoom(
+            settings,
+            self._metrics,
+            self._database,
+            self._policies.revocations,
+            self._services.tls,
         )
-        self._room = EventRoom(settings, self._metrics, self._database, self._policies.revocations)
-        room = self._room
         self._jobs = JobRoom(
             settings,
             keys,
@@ -177,7 +179,7 @@ class Gateway:
         self._lag = self._loop.create_task(sample_loop_lag(self._metrics, LAG_INTERVAL_SECONDS))
         self._state = "ready"
         host, port = self.address
-        self._jobs.start(listener_url(settings, host, port))
+        self._jobs.start(listener_url(settings, host, port, here=True))
         for service in settings.services:
             self._log.info(
                 "service",
@@ -204,9 +206,11 @@ class Gateway:
         self._context.draining = True
         self._room.hub.draining = True
         self._log.info("draining", connections=len(self._server.connections), grace=grace)
+        resting = asyncio.ensure_future(self._jobs.rest())
         with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.drain_grace_seconds):
                 await self._hurry.wait()
+        await resting
         await self._close_listeners()
         self._room.drain()
         self._jobs.drain()
@@ -258,17 +262,16 @@ class Gateway:
         """
         settings, later = _settings_now(self._settings, settings)
         _listener_tls(settings)  # a context of its own: whether the files can be used
-        secret = _sticky_secret(settings)
-        upstream_tls = self._services.prepare(settings, secret)
+        services = self._services.prepare(settings)
         policies = self._policies.prepare(settings)
-        events = self._room.prepare(settings)
+        events = self._room.prepare(settings, services.tls)
         # From here on all is changed. First what fails if a file has changed since.
         if self._tls is not None and settings.tls_cert and settings.tls_key:
             self._tls.load_cert_chain(settings.tls_cert, settings.tls_key)
         before = self._policies.now
         self._room.take(events, new_keys=policies.judged_by != before.judged_by)
         self._policies.take(policies)
-        self._services.reload(settings, upstream_tls, secret)
+        self._services.take(services)
         self._settings = self._asked.settings = settings
         self._jobs.take(settings)
         context = self._context
@@ -404,11 +407,6 @@ def _listener_tls(settings: Settings) -> ssl.SSLContext | None:
     if settings.tls_cert is None or settings.tls_key is None:
         return None
     return tls_context(settings.tls_cert, settings.tls_key, settings.tls_min_version)
-
-
-def _sticky_secret(settings: Settings) -> str:
-    """What signs the cookies of sticky sessions: derived, so that it signs nothing else."""
-    return hmac.new(grant_key(settings).encode(), b"sticky sessions", "sha256").hexdigest()
 
 
 def _mounted_settings(settings: Settings) -> ServiceSettings:

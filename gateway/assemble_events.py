@@ -6,6 +6,7 @@ A part of `assemble`: what streams and questions consist of, their start, drain 
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -54,8 +55,11 @@ class EventRoom:
         metrics: Metrics,
         database: Database,
         revocations: Revocations,
+        tls: ssl.SSLContext,
     ) -> None:
-        """Needs a running event loop. Raises SettingsError for keys that can't be used."""
+        """Needs a running event loop. `tls` verifies whom decisions are sent to. Raises
+        SettingsError for keys that can't be used.
+        """
         self._settings = settings
         self._revocations = revocations
         self.hub = Hub(asyncio.get_running_loop(), _limits(settings), time.monotonic, time.time)
@@ -69,7 +73,7 @@ class EventRoom:
         self._backplane: Backplane | None = None
         if settings.redis_url is not None:
             self._share(settings.redis_url)
-        self._questions = QuestionRoom(settings, database, self.hub, self.publish, metrics)
+        self._questions = QuestionRoom(settings, database, self.hub, self.publish, metrics, tls)
         self.questions = self.hub.questions = self.door.asking = self._questions.questions
         _show(metrics, self.hub)
 
@@ -109,10 +113,10 @@ class EventRoom:
         """`tell` is called when a question was decided, besides who sends callbacks."""
         self._questions.on_due = tell
 
-    def prepare(self, settings: Settings) -> PreparedEvents:
+    def prepare(self, settings: Settings, tls: ssl.SSLContext) -> PreparedEvents:
         """What new settings say; nothing changes. Raises SettingsError."""
         grants = StreamGrants(grant_key(settings), self._revocations)
-        return PreparedEvents(settings, grants, self._questions.prepare(settings))
+        return PreparedEvents(settings, grants, self._questions.prepare(settings, tls))
 
     def take(self, new: PreparedEvents, *, new_keys: bool) -> None:
         """Go on with what was prepared; with new keys the readers come back and show theirs.

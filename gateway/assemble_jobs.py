@@ -9,12 +9,12 @@ whenever it is away, everything else works and jobs are answered 503. The worker
 from __future__ import annotations
 
 import asyncio
-import importlib
 import os
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -28,13 +28,13 @@ from gateway.edge import job_admission
 from gateway.edge.context import EdgeContext
 from gateway.edge.events import EventsDoor, JobsDoor
 from gateway.errors import Rejection
-from gateway.jobs.needs import missing_for_jobs
+from gateway.jobs.needs import missing_for_jobs, queues_of
 from gateway.jobs.owners import Owners
 from gateway.jobs.refusals import JobRefusedError
 from gateway.policy.identity import Identity
 from gateway.policy.on_behalf import PURPOSE, Assertions
 from gateway.policy.payload_keys import PayloadKeys, service_token
-from gateway.settings import Settings, SettingsError
+from gateway.settings import Settings
 from gateway.settings_jobs import EMBEDDED
 from gateway.store import Database, Deliveries, JobPayloads
 from sse.event import NewEvent, Published
@@ -44,6 +44,7 @@ from sse.questions import Questions
 if TYPE_CHECKING:
     from gateway.jobs.client import Jobs
     from gateway.jobs.embedded import Embedded
+    from gateway.jobs.staffing import Staffing
 
 _OWNER_PURPOSE: Final = b"job owner"
 # Takes back the question of a job that was terminated.
@@ -54,12 +55,14 @@ _OF_JOBS: Final = re.compile(
 ).match
 # Between two tries to reach a Temporal that is away.
 RETRY_SECONDS: Final = 1.0
-_UNSET: Final = (
-    "jobs are off: set TEMPORAL_ADDRESS to host:port of Temporal, or to embedded for one of the "
-    "gateway's own"
-)
-_NO_KEYS: Final = "jobs are off: set PAYLOAD_KEYS, which encrypt what they hold"
+_MOST_SAID: Final = 200  # characters of what Temporal has against a connection
+_SECONDS: Final = 2  # until it is worth asking again whether Temporal is there
 _SELDOM_SECONDS: Final = 60  # what only an operator can change
+_OFF: Final = {
+    "TEMPORAL_ADDRESS": "jobs are off: set TEMPORAL_ADDRESS to host:port of Temporal, or to "
+    "embedded for one of the gateway's own",
+    "PAYLOAD_KEYS": "jobs are off: set PAYLOAD_KEYS, which encrypt what they hold",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +86,13 @@ class JobRoom:
         self._settings = settings
         self._around = around
         self._log = structlog.get_logger("gateway.jobs")
-        self._wanted = settings.temporal_address is not None
+        self._missing = missing_for_jobs(settings)
         self._keys = keys
         self._embedded: Embedded | None = None
         self._jobs: Jobs | None = None
+        self._terminated: Counter[str] = Counter()  # by type, of those that `_jobs` was before
         self._decisions: JobDecisionWorker | None = None
+        self._staffing: Staffing | None = None
         self._state: ControlState | None = None
         self._away = ""
         self._http: ClientSession | None = None  # to an embedded worker
@@ -109,6 +114,14 @@ class JobRoom:
         self._state = state
         state.jobs_off = self.off
         state.worker_metrics = self.worker_metrics
+        if self._keys is not None:
+            # The family of the workers, which count every other end.
+            state.metrics.counter(
+                "workflow_executions_total",
+                "Jobs that ended.",
+                ("workflow_type", "status"),
+                self._ended_here,
+            )
 
     def take(self, settings: Settings) -> None:
         """Go on with new settings: services, time-outs, callbacks. Temporal stays where it is."""
@@ -116,18 +129,14 @@ class JobRoom:
 
     def off(self) -> JobsOff:
         """What is said while there are no jobs."""
-        if not self._wanted:
-            return JobsOff(_UNSET, _SELDOM_SECONDS)
-        if self._keys is None:
-            return JobsOff(_NO_KEYS, _SELDOM_SECONDS)
+        if self._missing is not None:
+            return JobsOff(_OFF[self._missing], _SELDOM_SECONDS)
         if self._embedded is not None:
-            standing = self._embedded.standing
-            said = f" ({standing.detail})" if standing.detail else ""
-            return JobsOff(
-                f"jobs are not there yet: Temporal is {standing.phase.value}{said}",
-                self._embedded.retry_after,
+            said = (
+                self._embedded.standing.said or f"Temporal is up, and not reached yet{self._away}"
             )
-        return JobsOff(f"jobs are not there yet: Temporal can't be reached{self._away}", 2)
+            return JobsOff(f"jobs are not there yet: {said}", self._embedded.retry_after)
+        return JobsOff(f"jobs are not there yet: Temporal can't be reached{self._away}", _SECONDS)
 
     def _rejection(self) -> Rejection:
         off = self.off()
@@ -136,16 +145,18 @@ class JobRoom:
     @property
     def dependencies(self) -> dict[str, dict[str, object]]:
         """The state of Temporal, for the health page; never one that stops the gateway."""
-        if not self._wanted:
+        if self._settings.temporal_address is None:
             return {}
         shown: dict[str, object] = {"state": "degraded", "detail": self.off().message}
         if self._jobs is not None:
             shown = dict(self._jobs.state)
+            if self._staffing is not None and self._staffing.lacks:
+                shown |= {"state": "degraded", "detail": self._staffing.lacks}
         if self._embedded is not None:
             child = self._embedded.dependency()
             states = {shown["state"], child["state"]}
             shown = shown | child | {"state": "healthy" if states == {"healthy"} else "degraded"}
-        elif self._settings.temporal_address is not None:
+        else:
             shown["address"] = self._settings.temporal_address
         return {"temporal": shown}
 
@@ -165,6 +176,11 @@ class JobRoom:
             return b""
         return b"".join(line for line in text.splitlines(keepends=True) if _OF_JOBS(line))
 
+    def _ended_here(self) -> list[tuple[tuple[str, ...], float]]:
+        """Jobs that were terminated here, for the metrics."""
+        counts = self._terminated + (Counter() if self._jobs is None else self._jobs.terminated)
+        return [((kind, "terminated"), float(count)) for kind, count in counts.items()]
+
     # Its life
 
     def start(self, url: str) -> None:
@@ -174,7 +190,7 @@ class JobRoom:
         if self._settings.temporal_address == EMBEDDED:
             self._embedded = self._children(url)
             self._embedded.start()
-        self._work = asyncio.get_running_loop().create_task(self._begin(self._keys))
+        self._work = asyncio.get_running_loop().create_task(self._run(self._keys))
 
     def _children(self, url: str) -> Embedded:
         from gateway.jobs.embedded import Embedded, EmbeddedSettings
@@ -186,33 +202,50 @@ class JobRoom:
         own = EmbeddedSettings(settings.state_dir, settings.temporal_namespace, settings.worker)
         return Embedded(own, environ=os.environ, worker_environ=told, log=self._log)
 
-    async def _begin(self, keys: PayloadKeys) -> None:
-        """Reach Temporal, however long it takes, and open the paths of jobs."""
-        address = self._settings.temporal_address or ""
-        if self._embedded is not None:
-            address = await self._embedded.ready()
+    async def _run(self, keys: PayloadKeys) -> None:
+        """Reach Temporal, however long it takes, and open the paths of jobs; anew, should another
+        gateway have started it elsewhere.
+        """
         # In a thread: loading the SDK on the loop would hold up every request for its time.
-        module = await asyncio.to_thread(importlib.import_module, "gateway.jobs.client")
-        connecting = await asyncio.to_thread(importlib.import_module, "gateway.jobs.connect")
-        coding = await asyncio.to_thread(importlib.import_module, "gateway.jobs.codec")
-        converter = coding.data_converter(
-            keys, JobPayloads(self._around.database, self._settings.temporal_namespace)
-        )
+        await asyncio.to_thread(_load_sdk)
         while True:
+            address = self._settings.temporal_address or ""
+            if self._embedded is not None:
+                address = await self._embedded.ready()
             try:
-                client = await connecting.connect(
-                    address, self._settings, converter, role="gateway"
-                )
-                break
-            except (RuntimeError, SettingsError, ValueError) as error:
+                await self._open(address, keys)
+            except Exception as error:
+                # Whatever it is (files of TLS, a refusal, a Temporal that is away): it may be
+                # mended, and what is logged once says what by.
+                said = " ".join(str(error).split())[:_MOST_SAID] or type(error).__name__
                 if not self._away:
-                    self._log.warning("temporal_away", error=connecting.why(error))
-                self._away = f" ({connecting.why(error)})"
+                    self._log.warning("temporal_away", error=said)
+                self._away = f" ({said})"
                 await asyncio.sleep(RETRY_SECONDS)
-        self._log.info("temporal_connected", address=address)
-        owners = Owners(keys.derive(_OWNER_PURPOSE))
+                continue
+            self._away = ""
+            self._log.info("temporal_connected", address=address)
+            if self._embedded is None:
+                return
+            await self._embedded.elsewhere(address)
+            await self._shut()
+
+    def _callback_fault(self, url: str) -> str | None:
+        return check_callback_url(url, Allowed(self._settings.callback_allow))
+
+    async def _open(self, address: str, keys: PayloadKeys) -> None:
+        """Raises whatever keeps Temporal from being used."""
+        from gateway.jobs.client import Jobs
+        from gateway.jobs.codec import data_converter
+        from gateway.jobs.connect import connect
+        from gateway.jobs.staffing import Staffing
+
         around = self._around
-        jobs: Jobs = module.Jobs(
+        payloads = JobPayloads(around.database, self._settings.temporal_namespace)
+        converter = data_converter(keys, payloads)
+        client = await connect(address, self._settings, converter, role="gateway")
+        owners = Owners(keys.derive(_OWNER_PURPOSE))
+        jobs = self._jobs = Jobs(
             client,
             owners,
             settings=lambda: self._settings,
@@ -222,13 +255,6 @@ class JobRoom:
             withdraw=lambda question_id: around.questions.withdraw(_WITHDRAWER, question_id),
             log=self._log,
         )
-        self._open(jobs, owners)
-
-    def _callback_fault(self, url: str) -> str | None:
-        return check_callback_url(url, Allowed(self._settings.callback_allow))
-
-    def _open(self, jobs: Jobs, owners: Owners) -> None:
-        around = self._around
 
         async def snapshot(operation_id: str) -> bytes | Rejection:
             try:
@@ -236,18 +262,10 @@ class JobRoom:
             except JobRefusedError as refused:
                 return refused.rejection
 
-        self._jobs = jobs
         around.hub.job_ended = jobs.ended
         around.door.jobs = JobsDoor(owns=owners.owns, snapshot=snapshot)
         if self._state is not None:
             self._state.jobs = jobs
-            # The family of the workers, which count every other end.
-            self._state.metrics.counter(
-                "workflow_executions_total",
-                "Jobs that ended.",
-                ("workflow_type", "status"),
-                lambda: [((kind, "terminated"), n) for kind, n in jobs.terminated.items()],
-            )
         self._decisions = JobDecisionWorker(
             Deliveries(around.database),
             jobs,
@@ -256,11 +274,37 @@ class JobRoom:
             log=structlog.get_logger("gateway.callbacks"),
         )
         self._decisions.start()
+        self._staffing = Staffing(client, lambda: queues_of(self._settings), time.time)
+        self._staffing.start()
+
+    async def _shut(self) -> None:
+        """The other way round; what runs goes on in the workers, or after the restart."""
+        self._around.door.jobs = None
+        if self._state is not None:
+            self._state.jobs = None
+        jobs, self._jobs = self._jobs, None
+        decisions, self._decisions = self._decisions, None
+        staffing, self._staffing = self._staffing, None
+        if staffing is not None:
+            await staffing.close()
+        if decisions is not None:
+            await decisions.close()
+        if jobs is not None:
+            self._terminated.update(jobs.terminated)
+            jobs.drain()
+            await jobs.close()
 
     def wake(self) -> None:
         """A question was decided: it may be a job's."""
         if self._decisions is not None:
             self._decisions.wake()
+
+    async def rest(self) -> None:
+        """Have the gateway's own worker end, while the gateway still answers it: what its jobs
+        are in the middle of would fail else, and be tried again.
+        """
+        if self._embedded is not None:
+            await self._embedded.rest()
 
     def drain(self) -> None:
         """Let go who waits for a job."""
@@ -268,18 +312,23 @@ class JobRoom:
             self._jobs.drain()
 
     async def close(self) -> None:
-        """End; what runs goes on in other workers, or after the restart."""
+        """End."""
         if self._work is not None:
             self._work.cancel()
             await asyncio.gather(self._work, return_exceptions=True)
-        if self._decisions is not None:
-            await self._decisions.close()
-        if self._jobs is not None:
-            await self._jobs.close()
+        await self._shut()
         if self._http is not None:
             await self._http.close()
         if self._embedded is not None:
             await self._embedded.close()
+
+
+def _load_sdk() -> None:
+    """What `_open` loads: half a second."""
+    import gateway.jobs.client
+    import gateway.jobs.codec
+    import gateway.jobs.connect
+    import gateway.jobs.staffing  # noqa: F401
 
 
 def job_keys(settings: Settings) -> PayloadKeys | None:
@@ -292,11 +341,3 @@ def job_keys(settings: Settings) -> PayloadKeys | None:
 def worker_token(settings: Settings, keys: PayloadKeys | None) -> str | None:
     """What workers show this gateway."""
     return None if keys is None else service_token(settings, keys)
-
-
-def listener_url(settings: Settings, host: str, port: int) -> str:
-    """Where a worker on this machine reaches this gateway."""
-    here: Mapping[str, str] = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - all addresses are also this one
-    host = here.get(host, host)
-    scheme = "http" if settings.tls_cert is None else "https"
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

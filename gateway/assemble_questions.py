@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -25,7 +26,6 @@ from gateway.callbacks import (
     delivery_requests,
 )
 from gateway.callbacks.roles import Requests
-from gateway.edge.listener import upstream_tls_context
 from gateway.observe.metrics import Metrics
 from gateway.settings import Settings, SettingsError
 from gateway.store import Database, Deliveries, StoredQuestions, StoreError
@@ -47,6 +47,7 @@ class PreparedQuestions:
     settings: Settings
     requests: Mapping[str, Requests]
     allowed: Allowed
+    tls: ssl.SSLContext
 
 
 class QuestionRoom:
@@ -59,8 +60,11 @@ class QuestionRoom:
         hub: Hub,
         publish: Publish,
         metrics: Metrics,
+        tls: ssl.SSLContext,
     ) -> None:
-        """Needs a running event loop. The database is opened here and closed by its owner."""
+        """Needs a running event loop. The database is opened here and closed by its owner. `tls`
+        verifies whom decisions are sent to.
+        """
         self._database = database
         self.on_due: Callable[[], None] = lambda: None  # what else is told of decisions
         self._store = StoredQuestions(
@@ -70,9 +74,10 @@ class QuestionRoom:
             lambda: uuid7(time.time()),
             forward=settings.questions_forward is not None,
         )
+        self._sender = Sender(Lookups().resolve, tls)
         self._worker = DeliveryWorker(
             Deliveries(self._database),
-            Sender(Lookups().resolve, upstream_tls_context(settings.upstream_ca)),
+            self._sender,
             delivery_requests(settings, uuid7),
             wall=time.time,
             random=random.SystemRandom().random,
@@ -87,7 +92,7 @@ class QuestionRoom:
             callbacks=bool(settings.webhook_secret),
             delivery_due=self._due,
         )
-        self.take(self.prepare(settings))
+        self.take(self.prepare(settings, tls))
         self._opening: asyncio.Task[None] | None = None
         self._open = False
         metrics.gauge(
@@ -133,16 +138,17 @@ class QuestionRoom:
             with suppress(StoreError, StoreAwayError, StoreSlowError):
                 await self._begin()
 
-    def prepare(self, settings: Settings) -> PreparedQuestions:
+    def prepare(self, settings: Settings, tls: ssl.SSLContext) -> PreparedQuestions:
         """New secrets and destinations, which nobody has taken yet."""
         return PreparedQuestions(
-            settings, delivery_requests(settings, uuid7), Allowed(settings.callback_allow)
+            settings, delivery_requests(settings, uuid7), Allowed(settings.callback_allow), tls
         )
 
     def take(self, new: PreparedQuestions) -> None:
         """Go on with what was prepared."""
         self._store.forward = new.settings.questions_forward is not None
         self._worker.requests = new.requests
+        self._sender.tls = new.tls
         self.questions.allow_callbacks(
             bool(new.settings.webhook_secret), lambda url: check_callback_url(url, new.allowed)
         )

@@ -6,9 +6,11 @@ A part of `assemble`: what a reload changes of them, and what is closed when it 
 
 from __future__ import annotations
 
+import hmac
 import ssl
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.assemble_admin import service_figures
@@ -19,6 +21,7 @@ from gateway.edge.listener import upstream_tls_context
 from gateway.edge.pool import Connector, Pool, PoolLimits, tcp_connector
 from gateway.edge.reading import HeadLimits
 from gateway.observe.metrics import Metrics, ServiceMetrics
+from gateway.policy.tickets import grant_key
 from gateway.routing.health import HealthChecks
 from gateway.routing.routes import Route, build_routes, open_routes
 from gateway.routing.services import (
@@ -36,27 +39,37 @@ from gateway.settings import ServiceSettings, Settings
 _ANY_NUMBER: Final = 1 << 30  # of requests at once
 
 
-class ServiceRoom:
-    """The services of one gateway. `start` once, then `close`; `reload` in between.
+@dataclass(frozen=True, slots=True)
+class PreparedServices:
+    """What a reload changes of services."""
 
-    `pools`, `lines` and `table` are the door's: the first two stay the same objects.
+    settings: Settings
+    tls: ssl.SSLContext
+    sticky_secret: str = field(repr=False)
+
+
+class ServiceRoom:
+    """The services of one gateway. `start` once, then `close`; `prepare` and `take` in between.
+
+    `pools`, `lines` and `table` are the door's: the first two stay the same objects. `tls` is what
+    verifies services now, for others that ask them; it takes 60 ms to make.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, deadlines: Deadlines, secret: str):
-        """`secret` signs the cookies of sticky sessions. Raises OSError or ssl.SSLError for an
-        unusable UPSTREAM_CA.
+    def __init__(self, settings: Settings, metrics: Metrics, deadlines: Deadlines):
+        """Raises OSError or ssl.SSLError for an unusable UPSTREAM_CA, SettingsError for a key that
+        can't be used.
         """
         self._settings = settings
         self._metrics = metrics
         self._deadlines = deadlines
         self._checks = HealthChecks(time.monotonic)
-        self._tls = _tls(settings)
+        self.tls = _tls(settings)
         self._retired: list[Pool] = []
         self._mounted = ""  # the key of the gateway's own application
         self.pools: dict[str, Pool] = {}  # by the endpoint's key
         self.lines: dict[str, Line] = {}  # by the service's name
         self.services: dict[str, Service] = {}  # by name
-        self.table = self._take(settings, secret)
+        self.table = self._take(settings, _sticky_secret(settings))
         self._show()
 
     def __repr__(self) -> str:
@@ -64,12 +77,13 @@ class ServiceRoom:
 
     def start(self) -> None:
         """Begin to check endpoints; needs the running loop."""
-        self._checks.reload(self.services.values(), self._tls)
+        self._checks.reload(self.services.values(), self.tls)
 
-    def prepare(self, settings: Settings, secret: str) -> ssl.SSLContext:
+    def prepare(self, settings: Settings) -> PreparedServices:
         """What of new settings can fail, before anything has changed: OSError or ssl.SSLError for
-        UPSTREAM_CA, ValueError for services or routes that can't be made.
+        UPSTREAM_CA, SettingsError for a key, ValueError for services or routes that can't be made.
         """
+        secret = _sticky_secret(settings)
         # Those that run change while they take new settings, so these are tried on others.
         _table(
             settings,
@@ -78,21 +92,23 @@ class ServiceRoom:
                 for each in settings.services
             ],
         )
-        return self._tls if settings.upstream_ca == self._settings.upstream_ca else _tls(settings)
+        same_ca = settings.upstream_ca == self._settings.upstream_ca
+        return PreparedServices(settings, self.tls if same_ca else _tls(settings), secret)
 
-    def reload(self, settings: Settings, tls: ssl.SSLContext, secret: str) -> None:
-        """Take new settings; `tls` is what `prepare` gave. Equal endpoints keep their connections,
-        requests in flight what they have.
+    def take(self, new: PreparedServices) -> None:
+        """Go on with what was prepared. Equal endpoints keep their connections, requests in flight
+        what they have.
         """
-        same_ca, self._tls = tls is self._tls, tls
+        settings = new.settings
+        same_ca, self.tls = new.tls is self.tls, new.tls
         same_heads = head_limits(settings) == head_limits(self._settings)
         self._settings = settings
         for key, pool in list(self.pools.items()):
             old = not same_heads or (not same_ca and pool.endpoint.url.scheme == "https")
             if old and key != self._mounted:
                 self.retire(self.pools.pop(key))
-        self.table = self._take(settings, secret)
-        self._checks.reload(self.services.values(), tls)
+        self.table = self._take(settings, new.sticky_secret)
+        self._checks.reload(self.services.values(), self.tls)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -195,7 +211,7 @@ class ServiceRoom:
         return Pool(endpoint, connector, limits, heads, self._deadlines, time.monotonic)
 
     def _tls_for(self, endpoint: Endpoint) -> ssl.SSLContext | None:
-        return self._tls if endpoint.url.scheme == "https" else None
+        return self.tls if endpoint.url.scheme == "https" else None
 
     # Figures
 
@@ -265,3 +281,8 @@ def _limits(settings: Settings, service: ServiceSettings | None) -> PoolLimits:
 
 def _tls(settings: Settings) -> ssl.SSLContext:
     return upstream_tls_context(settings.upstream_ca)
+
+
+def _sticky_secret(settings: Settings) -> str:
+    """What signs the cookies of sticky sessions: derived, so that it signs nothing else."""
+    return hmac.new(grant_key(settings).encode(), b"sticky sessions", "sha256").hexdigest()

@@ -29,7 +29,7 @@ from gateway.edge.listener import upstream_tls_context
 from gateway.jobs.activities import activities
 from gateway.jobs.activities.parts import CallbackOutcome, Parts, Publisher
 from gateway.jobs.activities.publishing import HttpPublisher
-from gateway.jobs.codec import data_converter
+from gateway.jobs.codec import JobCodec, data_converter
 from gateway.jobs.connect import WORKER_PATIENCE_SECONDS, connect, tls_of, why
 from gateway.jobs.gateway_http import GatewayHttp, NoAnswerError, new_session
 from gateway.jobs.namespace import NoNamespaceError, prepare
@@ -97,6 +97,7 @@ class WorkerProcess:
         self._temporal: dict[str, object] = {"state": "unhealthy", "error": "not connected"}
         self._database = Database(settings.database_url, settings.state_dir)
         self._payloads = JobPayloads(self._database, settings.temporal_namespace)
+        self._converter = data_converter(self._needed.keys, self._payloads)
         self._runtime: Runtime
         self._runtime, sdk_address = sdk_runtime()
         self._metrics = WorkerMetrics(__version__, JOB_TYPES)
@@ -134,7 +135,9 @@ class WorkerProcess:
     async def listen(self) -> int:
         """Answer about health and figures; the port. Raises OSError."""
         try:
-            port = await self._server.start(self.host, self._settings.worker_port)
+            port = await self._server.start(
+                self.host, self._settings.worker_port, shared=self._settings.embedded
+            )
         except OSError:
             await self._server.close()
             self._end_log()
@@ -211,7 +214,7 @@ class WorkerProcess:
         return await connect(
             self._needed.address,
             self._settings,
-            data_converter(self._needed.keys, self._payloads),
+            self._converter,
             role="worker",
             patience_seconds=WORKER_PATIENCE_SECONDS,
             runtime=self._runtime,
@@ -250,8 +253,9 @@ class WorkerProcess:
             return
         if answer.status in (401, 403, 404):
             raise RefusedError(
-                "the gateway does not take SERVICE_TOKEN, expected the one that it has (and that "
-                "it has TEMPORAL_ADDRESS)"
+                "the gateway does not take SERVICE_TOKEN, expected the one that it has, or an API "
+                "key or token with the scope internal (a key that was made after its start needs "
+                "a SIGHUP there), and that it has TEMPORAL_ADDRESS"
             )
 
     async def _watch(self, client: Client) -> None:
@@ -270,7 +274,14 @@ class WorkerProcess:
 
     def _checks(self) -> Mapping[str, Mapping[str, object]]:
         temporal = {"namespace": self._settings.temporal_namespace, "queues": list(self.queues)}
-        checks = {"temporal": self._temporal | temporal, "database": self._database.state}
+        checks: dict[str, Mapping[str, object]] = {
+            "temporal": self._temporal | temporal,
+            "database": self._database.state,
+        }
+        codec = self._converter.payload_codec
+        if isinstance(codec, JobCodec) and codec.lacking:
+            # The jobs under these wait for a worker that has them.
+            checks["payload_keys"] = {"state": "degraded", "lacking": sorted(codec.lacking)}
         return checks if self._redis is None else checks | {"redis": self._redis.state}
 
     def _parts(self, client: Client) -> Parts:
@@ -282,6 +293,9 @@ class WorkerProcess:
             callbacks = SignedCallbacks(
                 settings.webhook_secret, Allowed(settings.callback_allow), sender, time.time
             )
+        elif not settings.embedded:  # that one's gateway has none either, and takes no such job
+            reason = "no callback of a job can be signed here: WEBHOOK_SECRET is not set"
+            self._log.warning("worker.no_callbacks", reason=reason, expected="the gateway's")
         log = structlog.get_logger("gateway.jobs")
         return Parts(self._http, publisher, callbacks, client, self._metrics, log)
 

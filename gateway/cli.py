@@ -15,6 +15,7 @@ from pathlib import Path
 
 from gateway import __version__, cli_keys
 from gateway.exits import EXIT_CANNOT_START, EXIT_DONE, EXIT_STOPPED_AT_ONCE, EXIT_WRONG
+from gateway.listener_url import listener_url
 from gateway.settings import ServiceSettings, Settings, SettingsError, environment, file_of, load
 from gateway.settings_jobs import EMBEDDED
 from gateway.settings_limits import AbuseSettings
@@ -191,7 +192,6 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _summary(settings: Settings) -> list[str]:
-    scheme = "http" if settings.tls_cert is None else "https"
     from gateway.cli_routes import check_lines
 
     limit = settings.rate_limit
@@ -199,7 +199,7 @@ def _summary(settings: Settings) -> list[str]:
     signed, doubts = _tokens(settings)
     tiers = ", ".join(tier.name for tier in settings.tiers)
     return [
-        f"listen      {scheme}://{_authority(settings.host, settings.port)}",
+        f"listen      {listener_url(settings, settings.host, settings.port)}",
         f"workers     {settings.workers}",
         f"rate limit  {said}, per caller{f', besides tiers {tiers}' if tiers else ''}",
         f"abuse       {_abuse(settings.abuse)}",
@@ -294,10 +294,6 @@ def _service_line(service: ServiceSettings) -> str:
         notes.append("requests may become jobs")
     noted = f" ({', '.join(notes)})" if notes else ""
     return f"{names}{noted}: {', '.join(str(endpoint) for endpoint in service.endpoints)}"
-
-
-def _authority(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _routes(options: argparse.Namespace) -> int:

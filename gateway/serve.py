@@ -25,6 +25,7 @@ import uvloop
 from gateway.assemble import Gateway, build_server
 from gateway.demo import Demo, start_demo
 from gateway.exits import EXIT_DONE, EXIT_STOPPED_AT_ONCE
+from gateway.listener_url import listener_url
 from gateway.settings import Settings, SettingsError, with_service
 
 # More than any sensible number of connections; without any limit at all setrlimit may refuse.
@@ -90,7 +91,8 @@ async def _serve(settings: Settings, load_again: Callable[[], Settings], *, demo
         gateway = await _started(_with_demo(settings, shown), again, reloaded)
         loop.add_signal_handler(signal.SIGHUP, lambda: _reload(gateway, again))
         if shown is not None and settings.worker <= 1:
-            print(shown.invitation(_url(settings, gateway)), file=sys.stderr, flush=True)  # noqa: T201 - for a person
+            url = listener_url(settings, *gateway.address, here=True)
+            print(shown.invitation(url), file=sys.stderr, flush=True)  # noqa: T201 - for a person
         watch = (
             asyncio.ensure_future(_stop_without_parent(stop, parent)) if settings.worker else None
         )
@@ -173,12 +175,6 @@ def _reason(error: OSError) -> str:
     if isinstance(error, ssl.SSLError) and error.reason:
         return error.reason.replace("_", " ").lower()
     return error.strerror or str(error)
-
-
-def _url(settings: Settings, gateway: Gateway) -> str:
-    host, port = gateway.address[0], gateway.address[1]
-    scheme = "http" if settings.tls_cert is None else "https"
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _reload(gateway: Gateway, again: Callable[[], Settings]) -> None:

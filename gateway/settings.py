@@ -127,6 +127,7 @@ class Settings:
     gateway_url: str | None = None
     service_token: str | None = field(default=None, repr=False)
     worker_port: int = 8091
+    jobs_per_owner: int = 1000
     workflows: tuple[WorkflowSettings, ...] = ()
     embedded: bool = False  # this is the worker that a gateway with an embedded Temporal started
     streams_per_client: int = 64

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from gateway.settings_values import Reader, SettingsError, Value, seconds, text, words
 
-# As in `jobs/types`; a test compares both.
+# This and the longest of their time-outs are as in `jobs/types`; a test compares both.
 JOB_NAMES: Final = (
     "api_request_workflow",
     "multi_service_orchestration_workflow",
@@ -24,6 +24,8 @@ JOB_NAMES: Final = (
     "tenant_switch_workflow",
 )
 EMBEDDED: Final = "embedded"
+# The longest that any kind may take; one that may less is bounded by that.
+MOST_JOB_SECONDS: Final = 180 * 86_400.0
 KEY_BYTES: Final = 32  # AES-256
 _ADDRESS: Final = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 _KEY_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
@@ -86,7 +88,10 @@ def payload_keys(value: Value) -> tuple[tuple[str, bytes], ...]:
     return tuple(keys.items())
 
 
-_TABLE: Final[Mapping[str, Reader]] = {"task_queue": plain_name, "timeout_seconds": seconds()}
+_TABLE: Final[Mapping[str, Reader]] = {
+    "task_queue": plain_name,
+    "timeout_seconds": seconds(most=MOST_JOB_SECONDS, most_text="180 days"),
+}
 
 
 def build_workflows(tables: Mapping[str, Mapping[str, Value]]) -> tuple[WorkflowSettings, ...]:

@@ -155,6 +155,10 @@ SETTINGS: tuple[Setting, ...] = (
             "credential with scope `internal` that workers call it with", secret),
     Setting("WORKER_PORT", "8091", "port of a worker's health and metrics",
             whole(0, 65535)),
+    Setting("JOBS_PER_OWNER", "1000",
+            "jobs of one tenant (without one: of one caller) that run at once; one more is "
+            "answered 429; 0: any number",
+            whole(0, 10_000_000)),
     Setting("STREAMS_PER_CLIENT", "64", "open event streams of one client id", _count),
     Setting("STREAMS_PER_JOB", "1000", "the same for a client id of a job (`job:…`)", _count),
     Setting("STREAMS_PER_ADDRESS", "256", "open event streams of one client address", _count),

@@ -117,8 +117,10 @@ def whole(minimum: int, maximum: int) -> Callable[[Value], int]:
     return read
 
 
-def seconds(*, zero: bool = False) -> Callable[[Value], float]:
-    """A reader of durations in seconds, fractions allowed, at most a week."""
+def seconds(
+    *, zero: bool = False, most: float = _WEEK_SECONDS, most_text: str = "a week"
+) -> Callable[[Value], float]:
+    """A reader of durations in seconds, fractions allowed, at most `most`, which is `most_text`."""
     expected = "seconds, at least 0" if zero else "seconds, more than 0"
 
     def read(value: Value) -> float:
@@ -129,13 +131,8 @@ def seconds(*, zero: bool = False) -> Callable[[Value], float]:
             number = float(raw)
         except ValueError:
             raise value.wrong(expected) from None
-        if (
-            not math.isfinite(number)
-            or number < 0
-            or (number == 0 and not zero)
-            or number > _WEEK_SECONDS
-        ):
-            raise value.wrong(expected + " and at most a week")
+        if not math.isfinite(number) or number < 0 or (number == 0 and not zero) or number > most:
+            raise value.wrong(f"{expected} and at most {most_text}")
         return number
 
     return read

@@ -16,7 +16,6 @@ The schema itself is checked here and not by its metaschema: that takes 2 ms for
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, Protocol
@@ -32,6 +31,7 @@ from referencing.jsonschema import DRAFT202012
 from sse.schema_patterns import bad_patterns, regex, search_steps
 from sse.schema_quick import quick
 from sse.schema_shape import Fault, SubSchema, child, walk
+from sse.schema_words import brief, required, words
 
 MAX_SCHEMA_BYTES: Final = 16384
 # Who gets that many wrong sends something else, not a slip.
@@ -48,7 +48,6 @@ _TRIALS: Final[tuple[object, ...]] = (None, True, 0, "", [], {})
 # What takes a step, 5 us: values that are compared or looked through, characters that are told.
 _VALUES_A_STEP: Final = 8
 _CHARACTERS_A_STEP: Final = 2000
-_MESSAGE_CHARACTERS: Final = 200
 # Keywords that look at each item or member of the value themselves.
 _GOING_THROUGH: Final = frozenset(
     (
@@ -103,10 +102,7 @@ class Options:
         """Whether it is one of them."""
         if isinstance(value, str) and value in self._options:
             return []
-        given = orjson.dumps(self._options).decode()
-        if len(given) > _MESSAGE_CHARACTERS:
-            given = f"{given[:_MESSAGE_CHARACTERS]}…"
-        return [("", f"Is none of the options: {given}.")]
+        return [("", f"Is none of the options: {brief(orjson.dumps(self._options).decode())}.")]
 
 
 class SchemaChecker:
@@ -125,7 +121,7 @@ class SchemaChecker:
         found: list[Fault] = []
         try:
             for error in self._validator.iter_errors(value):
-                found.append((pointer(error.absolute_path), _message(error)))
+                found.append((pointer(error.absolute_path), words(error)))
                 if len(found) == MAX_FAULTS:
                     break
         except (TooManyStepsError, RecursionError):
@@ -206,6 +202,7 @@ class _Steps:
             "additionalProperties": self._additional_properties,
             "pattern": self._pattern,
             "patternProperties": self._pattern_properties,
+            "required": required,
             "uniqueItems": _unique_items,
         }
         known: dict[str, Keyword] = dict(Draft202012Validator.VALIDATORS)
@@ -345,23 +342,6 @@ def _bad_references(schema: object, subschemas: Iterable[SubSchema]) -> Iterator
                 yield at, "Refers to something that is not a schema, or not where schemas stand."
 
 
-# Words
-
-
 def pointer(path: Iterable[str | int]) -> str:
     """A JSON pointer (RFC 6901)."""
     return "".join(f"/{str(each).replace('~', '~0').replace('/', '~1')}" for each in path)
-
-
-def _message(error: ValidationError) -> str:
-    """What is wrong, without repeating a long answer."""
-    text = error.message
-    if len(text) <= _MESSAGE_CHARACTERS:
-        return f"{text[:1].upper()}{text[1:]}."
-    rule = error.validator_value
-    if isinstance(rule, float) and not math.isfinite(rule):  # pragma: no cover - never from JSON
-        rule = None
-    shown = orjson.dumps(rule).decode()
-    if len(shown) > _MESSAGE_CHARACTERS:
-        shown = f"{shown[:_MESSAGE_CHARACTERS]}…"
-    return f"Does not fit {error.validator}: {shown}."

@@ -2,8 +2,8 @@
 
 The rows are in the database, so a delivery outlives the process, and several gateways share the
 work. Delivery is at least once: a process that dies between the answer and the row's end leaves a
-lease that runs out, and the receiver gets the same id again. How one kind gets there is in
-`delivery.py` (over HTTP) and `job_decisions.py` (to a job that waits).
+lease that nobody renews; it runs out within seconds, and the receiver gets the same id again. How
+one kind gets there is in `delivery.py` (over HTTP) and `job_decisions.py` (to a job that waits).
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from gateway.store.deliveries import Delivery, Outbox
 
 SWEEP_SECONDS = 1.0  # rows that other gateways, retries and restarts left are seen this late
 CLOSE_SECONDS = 5.0  # for deliveries under way when the process ends; the rest is sent again
-LEASE_SECONDS = 60.0  # several times what one attempt may take
-PATIENCE_SECONDS = 30.0  # a row that waited longer could be leased by another while it is sent
+# Often enough that a lease outlasts two renewals that failed, and `CLOSE_SECONDS` without any.
+RENEW_SECONDS = 2.0
+PATIENCE_SECONDS = 10.0  # for as long again, until its lease is over, rows of others have the room
 PUT_OFF_SECONDS = 60.0  # at least one more try for a row whose day ended while it was not its turn
 
 _NOT_TRIED = "not tried: the destination did not answer shortly before"
@@ -66,6 +67,9 @@ class Delivering(ABC):
         self._woken = asyncio.Event()
         self._destinations = Destinations(PATIENCE_SECONDS)
         self._running: dict[asyncio.Task[None], Delivery] = {}
+        # By id, when it was leased or renewed last; some of them may have ended since.
+        self._leased: dict[str, float] = {}
+        self._renewed_at = 0.0
         self._work: asyncio.Task[None] | None = None
         self._closing = False
         self._away = False
@@ -110,6 +114,7 @@ class Delivering(ABC):
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
+        await self._renew()  # what is another's by now is not given back
         left += self._destinations.give_back()
         now = self._wall()
         for delivery in left:
@@ -119,6 +124,8 @@ class Delivering(ABC):
         while not self._closing:
             self._woken.clear()
             try:
+                # In this order: after a standstill nothing is sent that is another's by now.
+                await self._renew()
                 await self._lease()
                 await self._take_turn()
             except Exception:
@@ -128,6 +135,37 @@ class Delivering(ABC):
                 async with asyncio.timeout(self._sweep_seconds):
                     await self._woken.wait()
 
+    async def _renew(self) -> None:
+        """Keep what is held, in time. What waits and is another's by now is forgotten; what is
+        under way can't be taken back, and arrives twice with one id.
+        """
+        now = self._wall()
+        if 0 <= now - self._renewed_at < RENEW_SECONDS:
+            return
+        self._renewed_at = now
+        held = self._destinations.waiting | {each.id for each in self._running.values()}
+        self._leased = {each: at for each, at in self._leased.items() if each in held}
+        if not self._leased:
+            return
+        kept = set[str]()
+        try:
+            kept = await self._outbox.renew_deliveries(self._leased, now)
+        except Exception as error:
+            # Nothing more is begun: nobody knows for how long this lasts, and leases run out.
+            self._store_away(error)
+        else:
+            self._leased |= dict.fromkeys(kept, now)
+        lost = self._destinations.waiting - kept
+        if lost:
+            self._destinations.forget(lost)
+            self._log.warning("deliveries.leases_lost", count=len(lost))
+
+    def _store_away(self, error: Exception) -> None:
+        """The database's trouble is told elsewhere too."""
+        if not self._away:
+            self._log.warning("deliveries.store_away", error=type(error).__name__)
+        self._away = True
+
     async def _lease(self) -> None:
         """Take due rows as far as there is room; where they fill it, there may be more."""
         room = self._destinations.room
@@ -135,17 +173,13 @@ class Delivering(ABC):
             return  # the next delivery that ends wakes
         now = self._wall()
         try:
-            leased = await self._outbox.due_deliveries(
-                now, room, lease_seconds=LEASE_SECONDS, kinds=self._kinds
-            )
+            leased = await self._outbox.due_deliveries(now, room, kinds=self._kinds)
         except Exception as error:
-            # The database's trouble is told elsewhere too; what is due then is due still.
-            if not self._away:
-                self._log.warning("deliveries.store_away", error=type(error).__name__)
-            self._away = True
+            self._store_away(error)  # what is due then is due still
             return
         self._away = False
         for delivery in leased:
+            self._leased[delivery.id] = now
             self._destinations.add(self._destination(delivery), delivery, now)
         if len(leased) == room:
             self._woken.set()

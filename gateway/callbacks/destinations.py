@@ -32,8 +32,8 @@ class Turn:
 class Destinations:
     """What is under way and what waits.
 
-    `patience_seconds`: a row that waited longer is let go; its lease ends by itself, before another
-    process could send it while this one does.
+    `patience_seconds`: a row that waited longer is let go, and its lease ends by itself. So those
+    of a place that answers slowly do not keep all the room, and another gateway may take them.
     """
 
     def __init__(self, patience_seconds: float) -> None:
@@ -52,6 +52,11 @@ class Destinations:
         """How many more rows may be leased now."""
         waiting = sum(map(len, self._waiting.values()))
         return min(AT_ONCE, MOST_WAITING - waiting) if self._sending.total() < AT_ONCE else 0
+
+    @property
+    def waiting(self) -> set[str]:
+        """The ids of the rows that wait."""
+        return {delivery.id for queue in self._waiting.values() for _, delivery in queue}
 
     def add(self, destination: str, delivery: Delivery, now: float) -> None:
         """A leased row."""
@@ -92,6 +97,15 @@ class Destinations:
             if len(self._silent) >= MOST_SILENT:
                 del self._silent[next(iter(self._silent))]
             self._silent[destination] = now + SILENT_SECONDS
+
+    def forget(self, ids: Collection[str]) -> None:
+        """Rows that wait no more: another has leased them."""
+        for destination, queue in list(self._waiting.items()):
+            left = deque(each for each in queue if each[1].id not in ids)
+            if left:
+                self._waiting[destination] = left
+            else:
+                del self._waiting[destination]
 
     def give_back(self) -> Collection[Delivery]:
         """All that waits, at the end."""

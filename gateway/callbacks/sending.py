@@ -85,14 +85,14 @@ class _Checked(AbstractResolver):
 class Sender:
     """Sends requests; holds nothing between them: no connection, no cookie, no name's address.
 
-    `tls` verifies certificates of https targets.
+    `tls` verifies certificates of https targets; another may take its place at any time.
     """
 
     def __init__(
         self, resolve: Resolve, tls: ssl.SSLContext, *, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> None:
         self._resolve = resolve
-        self._tls = tls
+        self.tls = tls
         self._timeout_seconds = timeout_seconds
 
     def __repr__(self) -> str:
@@ -143,7 +143,7 @@ class Sender:
         self, outgoing: Outgoing, addresses: Sequence[str], answers: list[Answer]
     ) -> None:
         connector = aiohttp.TCPConnector(
-            resolver=_Checked(addresses), use_dns_cache=False, ssl=self._tls, force_close=True
+            resolver=_Checked(addresses), use_dns_cache=False, ssl=self.tls, force_close=True
         )
         async with (
             aiohttp.ClientSession(

@@ -73,7 +73,8 @@ def build_app(state: ControlState) -> web.Application:
     app = web.Application(middlewares=[_errors_as_json, admin.admins_only])
     app[STATE] = state
     app.on_response_prepare.append(_finish_headers)
-    app.router.add_routes([*_routes(), *job_durable.routes()])  # the latter is no path to ask for
+    # The latter two are no paths to ask for.
+    app.router.add_routes([*_routes(), *job_durable.routes(), *jobs.no_pages()])
     return app
 
 

@@ -48,7 +48,7 @@ class JobDesk(Protocol):
         """How a job stands."""
 
     async def wait(self, caller: Identity, operation_id: str, seconds: float) -> JobStatus | None:
-        """The status when it is over; None: it still runs."""
+        """The status when it is over; None: it still runs. Raises NoPlaceError."""
 
     async def page(
         self,

@@ -2,7 +2,7 @@
 that is always durable), where `async_request_workflow` is started with it.
 
 What it is about stands in fields that only the door sets. It was let in and counted as the request
-that it is, so no scope of jobs is asked for.
+that it is. Whether its caller may look at jobs was asked there too.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ async def durable(request: web.Request) -> web.Response:
         ),
         caller=caller,
         address=asked.address_of(request),
+        agent=asked.agent_of(request),
         # Who repeats a request gets its answer, with no right but to have sent it: a key is the
         # caller's own, and not as for other jobs the tenant's.
         route=f"{unquote(fields.get('X-Gateway-Route', ''))}\n{caller.subject or ''}",
@@ -62,6 +63,7 @@ async def durable(request: web.Request) -> web.Response:
         key=key,
         request_id=fields.get("X-Request-ID", ""),
         correlation_id=fields.get("X-Correlation-ID", ""),
+        trace=fields.get("traceparent"),
         spent=True,
     )
     return await started(desk, job, wishes.seconds(0.0), wishes.applied)

@@ -81,6 +81,11 @@ def address_of(request: web.Request) -> str:
     return request.headers.get("X-Gateway-Client", "")
 
 
+def agent_of(request: web.Request) -> str | None:
+    """The AI agent that asks, by the name that figures have for it, as the door found it."""
+    return request.headers.get("X-Gateway-Agent")
+
+
 def page_size_of(request: web.Request) -> int:
     """`page_size`."""
     text = request.query.get("page_size", str(PAGE_SIZE))
@@ -92,7 +97,7 @@ def page_size_of(request: web.Request) -> int:
 
 
 def seconds_of(request: web.Request, name: str) -> float:
-    """A number of seconds in the query, from 0; none is 0."""
+    """A number of seconds in the query, from 0; none is 0, and a large one is the most."""
     text = request.query.get(name)
     if text is None:
         return 0.0
@@ -100,10 +105,10 @@ def seconds_of(request: web.Request, name: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not 0 <= seconds <= MOST_SECONDS:
-        message = f"{name} is a number of seconds, 0 to {MOST_SECONDS}."
+    if not 0 <= seconds < math.inf:
+        message = f"{name} is a number of seconds, from 0; at most {MOST_SECONDS} are waited."
         raise Failed(Rejection("BAD_REQUEST", message))
-    return seconds
+    return min(seconds, MOST_SECONDS)
 
 
 async def no_body(request: web.Request) -> None:

@@ -21,7 +21,8 @@ from gateway.errors import Rejection
 from gateway.jobs.inputs import MAX_INPUT_BYTES, job_type
 from gateway.jobs.refusals import JobRefusedError
 from gateway.jobs.starting import NewJob, Started
-from gateway.jobs.status import JobStatus, links
+from gateway.jobs.status import PATH, JobStatus, links
+from gateway.jobs.waiting import NoPlaceError
 from gateway.policy.auth import forbidden, unauthorized
 from gateway.policy.identity import Identity
 
@@ -68,6 +69,11 @@ def routes() -> list[web.RouteDef]:
     return made
 
 
+def no_pages() -> list[web.RouteDef]:
+    """What looks like a job's own page, and is none."""
+    return [web.route("*", f"{prefix}/{{type}}", told(_no_page)) for prefix in PREFIXES]
+
+
 async def start(request: web.Request) -> web.Response:
     """200 with the status body when the job is over in time, else 202 with where to look."""
     caller = writer(request)
@@ -82,11 +88,13 @@ async def start(request: web.Request) -> web.Response:
         input=given,
         caller=caller,
         address=asked.address_of(request),
+        agent=asked.agent_of(request),
         route=kind.name,
         fingerprint=asked.fingerprint_of(kind.name, body),
         key=key,
         request_id=request.headers.get("X-Request-ID", ""),
         correlation_id=request.headers.get("X-Correlation-ID", ""),
+        trace=request.headers.get("traceparent"),
     )
     seconds = wishes.seconds(asked.SHORT_SECONDS if kind.short else 0.0)
     return await started(desk, job, seconds, wishes.applied)
@@ -97,13 +105,19 @@ async def started(
 ) -> web.Response:
     """Start a job, wait so long for its end, and answer."""
     begun: Started = await desk.start(job)
-    headers = applied | ({"Idempotent-Replayed": "true"} if begun.replayed else {})
+    # For the access record: the door takes it off.
+    headers = applied | {"X-Gateway-Job": begun.operation_id}
+    if begun.replayed:
+        headers["Idempotent-Replayed"] = "true"
     ended = None
     if begun.replayed:  # it may be over since long ago
         found = await desk.status(job.caller, begun.operation_id)
         ended = found if found.ended else None
     if ended is None:
-        ended = await desk.wait(job.caller, begun.operation_id, seconds)
+        try:
+            ended = await desk.wait(job.caller, begun.operation_id, seconds)
+        except NoPlaceError:  # it was started: who asked looks for its end later
+            headers.pop("Preference-Applied", None)
     if ended is not None:
         return web.Response(body=ended.data, headers=_JSON | headers)
     retry = _SHORT_RETRY if job.kind.short else _LONG_RETRY
@@ -191,6 +205,13 @@ async def update(request: web.Request) -> web.Response:
     return _json({"operation_id": operation_id, "result": answered})
 
 
+async def _no_page(request: web.Request) -> web.Response:
+    """405, with where to look instead."""
+    at = f"{PATH}/{request.match_info['type']}"
+    message = f"A job's kind is started here by POST; how a job stands is at {at[:200]}/status."
+    raise Failed(Rejection("METHOD_NOT_ALLOWED", message, headers=((b"Allow", b"POST"),)))
+
+
 async def _at_the_door(_request: web.Request) -> web.Response:  # pragma: no cover
     """Streams never come here."""
     raise web.HTTPInternalServerError
@@ -271,5 +292,10 @@ def _json(value: object) -> web.Response:
 def _no_result(found: JobStatus) -> Rejection:
     """What is said of a job that has no result: how it ended, and the cause."""
     cause = found.body["error"] or {}
-    message = f"The job is {found.status}: {cause.get('message') or 'it has no result'}"
-    return Rejection("JOB_FAILED", message, extra=(("status", found.status), ("cause", cause)))
+    message = cause.get("message") or "it has no result"
+    told = (
+        f"The job failed: {message}"
+        if found.status == "failed"
+        else f"{message[0].upper()}{message[1:]}"
+    )
+    return Rejection("JOB_FAILED", told, extra=(("status", found.status), ("cause", cause)))

@@ -325,6 +325,7 @@ def _history() -> Schema:
         },
         name=TEXT,
         step=TEXT,
+        part=TEXT | {"description": "Of a large orchestration: the one that this ran in."},
         status=TEXT,
         attempts=COUNT,
         local={"type": "boolean", "description": "Ran within the job's own task."},
@@ -359,7 +360,7 @@ def parameters() -> Schema:
         "maximum": MOST_PAGE_SIZE,
         "default": PAGE_SIZE,
     }
-    wait: Schema = {"type": "number", "minimum": 0, "maximum": asked.MOST_SECONDS, "default": 0}
+    wait: Schema = {"type": "number", "minimum": 0, "default": 0}
     kinds: Schema = {"type": "string", "enum": list(JOB_TYPES)}
     return {
         "workflow_type": parameter("type", "path", "The workflow's full name.", kinds),
@@ -368,6 +369,11 @@ def parameters() -> Schema:
         "job_status": parameter("status", "query", "None: any.", _STATUS),
         "job_type": parameter("type", "query", "None: any.", kinds),
         "job_page_size": parameter("page_size", "query", "Jobs on a page.", size),
-        "job_wait": parameter("wait", "query", "Seconds to wait for the end.", wait),
+        "job_wait": parameter(
+            "wait",
+            "query",
+            f"Seconds to wait for the end; {asked.MOST_SECONDS} at most are waited.",
+            wait,
+        ),
         "Prefer": parameter("Prefer", "header", "`wait=N`, `respond-async` (RFC 7240)."),
     }

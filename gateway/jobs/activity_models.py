@@ -52,41 +52,6 @@ class CallResult:
 
 
 @dataclass
-class GateInput:
-    """What the gateway is asked about a request before it is made."""
-
-    context: JobContext
-    request: ServiceRequest
-
-
-@dataclass
-class GateAnswer:
-    """`error` None: it may go on."""
-
-    error: JobError | None = None
-
-
-@dataclass
-class TransformInput:
-    """An answer and the template that it is put into."""
-
-    answer: ServiceAnswer
-    template: Any = None
-
-
-@dataclass
-class LogInput:
-    """What is kept of a request that was made."""
-
-    context: JobContext
-    request: ServiceRequest  # without body and headers
-    status: int
-    attempts: int
-    duration_ms: int
-    error: JobError | None = None
-
-
-@dataclass
 class JobEvent:
     """An event of a job's stream."""
 
@@ -104,6 +69,52 @@ class PublishInput:
     key: str
     events: list[JobEvent]
     client_id: str | None = None
+
+
+@dataclass
+class GivenUp:
+    """So many events of a job that no stream will get."""
+
+    context: JobContext
+    events: int
+
+
+@dataclass
+class GateInput:
+    """What the gateway is asked about a request before it is made. `news` are told beside it."""
+
+    context: JobContext
+    request: ServiceRequest
+    news: PublishInput | None = None
+
+
+@dataclass
+class GateAnswer:
+    """`error` None: it may go on. `told`: the news were."""
+
+    error: JobError | None = None
+    told: bool = False
+
+
+@dataclass
+class TransformInput:
+    """An answer and the template that it is put into."""
+
+    answer: ServiceAnswer
+    template: Any = None
+
+
+@dataclass
+class LogInput:
+    """What is kept of a request that was made. `news` are told with it."""
+
+    context: JobContext
+    request: ServiceRequest  # without body and headers
+    status: int
+    attempts: int
+    duration_ms: int
+    error: JobError | None = None
+    news: PublishInput | None = None
 
 
 @dataclass

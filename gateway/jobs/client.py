@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import orjson
@@ -22,13 +22,6 @@ from temporalio.client import (
     WorkflowExecution,
     WorkflowHandle,
     WorkflowUpdateFailedError,
-)
-from temporalio.common import (
-    SearchAttributeKey,
-    SearchAttributePair,
-    TypedSearchAttributes,
-    WorkflowIDConflictPolicy,
-    WorkflowIDReusePolicy,
 )
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
@@ -42,8 +35,9 @@ from gateway.jobs.connect import why
 from gateway.jobs.inputs import Inputs, argument
 from gateway.jobs.looking import JobLooks, facts_of
 from gateway.jobs.models import AsyncRequestInput
-from gateway.jobs.owners import Owners, rest_for_key
+from gateway.jobs.owners import TAG_LENGTH, Owners, rest_for_key
 from gateway.jobs.refusals import JobRefusedError, away, no_such_job
+from gateway.jobs.running import RunningJobs, TooManyJobsError
 from gateway.jobs.starting import NewJob, Started
 from gateway.jobs.status import Facts, JobStatus
 from gateway.jobs.timeline import timeline_of
@@ -55,12 +49,6 @@ from gateway.policy.identity import Identity
 from gateway.settings import Settings
 from sse.event import JOB_PREFIX, BackplaneAwayError, NewEvent, uuid7
 
-# A job's own time-out is kept inside it, so that it can undo what it did; this is for the case that
-# its workers are gone for good.
-BACKSTOP_SECONDS: Final = 600.0
-# Short kinds do all within their tasks, and hear of a cancellation at a task's heartbeat only: at
-# 80 % of this.
-SHORT_TASK: Final = timedelta(seconds=5)
 # An update waits for a worker to take it.
 UPDATE_SECONDS: Final = 10.0
 # 12,000 events are read in three.
@@ -74,10 +62,14 @@ MOST_EVENT_BYTES: Final = 60_000
 
 Publish = Callable[[str, Sequence[NewEvent]], Awaitable[object]]
 
-_OWNER: Final = SearchAttributeKey.for_keyword(OWNER_ATTRIBUTE)
-_STATE: Final = SearchAttributeKey.for_keyword(STATE_ATTRIBUTE)
 # Temporal's word for an update that a workflow took and did not answer before its end.
 _ENDED_MEANWHILE: Final = "AcceptedUpdateCompletedWorkflow"
+# What jobs call what they have against an update, in the gateway's words.
+_REFUSED_AS: Final = {
+    "NOT_FOUND": "NOT_FOUND",
+    "UNPROCESSABLE": "UNPROCESSABLE",
+    "VALIDATION": "UNPROCESSABLE",
+}
 _SET_UP: Final = (
     f"the namespace, or the search attributes {OWNER_ATTRIBUTE} and {STATE_ATTRIBUTE} (Keyword) "
     "that a worker's start makes where it may"
@@ -118,6 +110,7 @@ class Jobs:
         self._wall = wall
         self._calls = Calls()
         self._looks = JobLooks(client, self._calls)
+        self._running_jobs = RunningJobs(self._running_of, self._log)
         self._turns = Turns()
         self._waiters = JobWaiters(self._looks.closed, follow)
         self._inputs = Inputs(self._services, self._callback)
@@ -152,7 +145,8 @@ class Jobs:
     async def start(self, job: NewJob) -> Started:
         """Start a job. With a key: once, and a repeat finds the same one.
 
-        Raises JobRefusedError: 422 where the key came with something else, 503.
+        Raises JobRefusedError: 422 where the key came with something else, 429 where too many of
+        the caller's run, 503.
         """
         if job.key is None:
             rest = uuid7(self._wall())
@@ -161,29 +155,19 @@ class Jobs:
             for tag in self._owners.tags(job.caller)[1:]:  # from before a rotation of the keys
                 if await self._is_there(f"{tag}-{rest}", job):
                     return Started(f"{tag}-{rest}", replayed=True)
-        operation_id = f"{self._owners.tag(job.caller)}-{rest}"
-        settings = self._settings()
-        seconds = starting.seconds_of(job, settings)
-        context = starting.context_of(job, operation_id, starting.registered(settings), seconds)
+        tags, settings = self._owners.tags(job.caller), self._settings()
+        operation_id = f"{tags[0]}-{rest}"
         try:
-            async with self._turns.turn(), self._calls.bounded():
-                await self._client.start_workflow(
-                    job.kind.name,
-                    args=[context, job.input],
-                    id=operation_id,
-                    task_queue=starting.queue_of(job.kind, settings),
-                    execution_timeout=timedelta(seconds=seconds + BACKSTOP_SECONDS),
-                    task_timeout=SHORT_TASK if job.kind.short else None,
-                    id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-                    id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
-                    memo=None if job.key is None else {"fingerprint": job.fingerprint},
-                    search_attributes=TypedSearchAttributes(
-                        [
-                            SearchAttributePair(_OWNER, self._owners.tag(job.caller)),
-                            SearchAttributePair(_STATE, "pending"),
-                        ]
-                    ),
-                )
+            async with (
+                self._running_jobs.place(tags, settings.jobs_per_owner),
+                self._turns.turn(),
+                self._calls.bounded(),
+            ):
+                await starting.ask(self._client, job, operation_id, tags[0], settings)
+        except TooManyJobsError:
+            if job.key is None or not await self._is_there(operation_id, job):
+                raise
+            return Started(operation_id, replayed=True)
         except WorkflowAlreadyStartedError:
             await self._is_there(operation_id, job)
             return Started(operation_id, replayed=True)
@@ -193,11 +177,14 @@ class Jobs:
             "job_requested",
             operation_id=operation_id,
             workflow_type=job.kind.name,
-            user_id=job.caller.subject,
+            user_id=job.caller.name,
             tenant=job.caller.tenant,
             request_id=job.request_id,
         )
         return Started(operation_id)
+
+    async def _running_of(self, tags: Sequence[str]) -> int:
+        return (await self._client.count_workflows(listing.running_query(tags))).count
 
     def _not_set_up(self, error: RPCError) -> JobRefusedError:
         """What Temporal has against every job: said to its operator too."""
@@ -237,11 +224,16 @@ class Jobs:
         return found.data
 
     async def wait(self, caller: Identity, operation_id: str, seconds: float) -> JobStatus | None:
-        """The status when the job is over; None when it is not after that time."""
+        """The status when the job is over; None when it is not after that time.
+
+        Raises NoPlaceError where too many wait for jobs of this owner.
+        """
         self._own(caller, operation_id)
         found = self._looks.kept(operation_id)
-        if found is None and seconds > 0 and await self._waiters.wait(operation_id, seconds):
-            found = await self._looks.look(operation_id)
+        if found is None and seconds > 0:
+            owner = operation_id[:TAG_LENGTH]
+            if await self._waiters.wait(operation_id, seconds, owner):
+                found = await self._looks.look(operation_id)
         return found if found is not None and found.ended else None
 
     async def page(
@@ -454,11 +446,9 @@ class Jobs:
 
 
 def _over(how: str | None) -> JobRefusedError:
-    told = "it is over" if how is None else f"it is {how}"
+    told = "The job has ended." if how is None else f"The job has ended: it is {how}."
     extra = () if how is None else (("status", how),)
-    return JobRefusedError(
-        Rejection("CONFLICT", f"This job takes nothing any more: {told}.", extra=extra)
-    )
+    return JobRefusedError(Rejection("CONFLICT", told, extra=extra))
 
 
 def _not_public(kind: JobType, what: str, known: frozenset[str]) -> JobRefusedError:
@@ -471,6 +461,5 @@ def _refused_update(cause: BaseException) -> JobRefusedError:
     """What a job says against an update."""
     if not isinstance(cause, ApplicationError):
         return JobRefusedError(Rejection("CONFLICT", "The job did not take this update."))
-    wrong = cause.type in ("UNPROCESSABLE", "VALIDATION")
-    code = "UNPROCESSABLE" if wrong else "CONFLICT"
+    code = _REFUSED_AS.get(cause.type or "", "CONFLICT")
     return JobRefusedError(Rejection(code, cause.message or "The job did not take this update."))

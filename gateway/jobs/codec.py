@@ -8,7 +8,6 @@ attributes.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import hmac
 import os
@@ -16,9 +15,11 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, Self
 
 import orjson
+import structlog
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from temporalio.api.common.v1 import Payload
@@ -41,6 +42,8 @@ from temporalio.converter import (
 
 from gateway.jobs.typed import typed
 from gateway.policy.payload_keys import PayloadKeys
+
+_log = structlog.get_logger("gateway.jobs")
 
 # Above this (encrypted) a payload is kept elsewhere.
 INLINE_BYTES: Final = 256 << 10
@@ -69,10 +72,15 @@ _OPERATION: Final = re.compile(
 _MOST_ID: Final = 256  # of what is kept beside a payload
 # A salt is a process that wrote; older ones are derived anew in 2 us.
 _MOST_CIPHERS: Final = 1024
+_MOST_LACKING: Final = 64  # ids of keys come from outside
 
 
 class PayloadError(Exception):
     """A payload can't be read or kept. The text is part of histories: it holds nothing of them."""
+
+
+class NoKeyError(PayloadError):
+    """None of PAYLOAD_KEYS fits. Said in the log once for each id that payloads name."""
 
 
 class Payloads(Protocol):
@@ -144,6 +152,7 @@ class Ciphers:
         self._made: OrderedDict[tuple[str, bytes], AESGCM] = OrderedDict()
         self._salt = os.urandom(_SALT_BYTES)
         self._under_salt = 0
+        self.lacking: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<Ciphers {', '.join(self._keys)}>"
@@ -162,7 +171,7 @@ class Ciphers:
     def decrypt(self, key_id: str, data: bytes, about: bytes) -> bytes:
         """Raises PayloadError for a key that is not there and for what was changed or cut."""
         if key_id not in self._keys:
-            raise PayloadError(f"there is no payload key {key_id[:64]!r} (PAYLOAD_KEYS)")
+            raise self._lacks(key_id, f"there is no payload key {key_id[:64]!r} (PAYLOAD_KEYS)")
         head = _SALT_BYTES + _NONCE_BYTES
         if len(data) < head + _TAG_BYTES:
             raise PayloadError("a payload is too short")
@@ -170,9 +179,8 @@ class Ciphers:
         try:
             return cipher.decrypt(data[_SALT_BYTES:head], data[head:], about)
         except InvalidTag:
-            raise PayloadError(
-                f"a payload was changed, or payload key {key_id[:64]!r} is another one"
-            ) from None
+            text = f"a payload was changed, or payload key {key_id[:64]!r} is another one"
+            raise self._lacks(key_id, text) from None
 
     def name(self, operation_id: str, data: bytes) -> str:
         """What this content of a job is kept under: the same at every try and at every replay, and
@@ -181,6 +189,12 @@ class Ciphers:
         digest = hmac.new(self._names, operation_id.encode() + b"\0", hashlib.sha256)
         digest.update(data)
         return digest.hexdigest()
+
+    def _lacks(self, key_id: str, text: str) -> NoKeyError:
+        if key_id not in self.lacking and len(self.lacking) < _MOST_LACKING:
+            self.lacking.add(key_id)
+            _log.warning("payload_key_missing", reason=f"{text}: the jobs under it wait")
+        return NoKeyError(text)
 
     def _cipher(self, key_id: str, salt: bytes) -> AESGCM:
         made = self._made.get((key_id, salt))
@@ -239,6 +253,11 @@ class JobCodec(PayloadCodec, WithSerializationContext):
 
     def __repr__(self) -> str:
         return f"<JobCodec {self._ciphers!r} {self._operation_id}>"
+
+    @property
+    def lacking(self) -> frozenset[str]:
+        """The ids of keys that payloads were found under and that are not there, or are others."""
+        return frozenset(self._ciphers.lacking)
 
     def with_context(self, context: SerializationContext) -> JobCodec:
         """The same, for the payloads of one workflow."""
@@ -307,12 +326,28 @@ def operation_of(workflow_id: str) -> str:
     return workflow_id if len(workflow_id) <= _MOST_ID else ""
 
 
+@dataclass(frozen=True)
+class JobDataConverter(DataConverter):
+    """The SDK's, with a JobCodec. A job asks for its own some ten times with each payload, and the
+    SDK makes all the parts anew for that (40 us: a tenth of a short job's time in its worker).
+    Here only the codec knows whose payloads they are; the other parts are shared.
+    """
+
+    def with_context(self, context: SerializationContext) -> Self:
+        """The same, for the payloads of one workflow."""
+        codec = self.payload_codec
+        if not isinstance(codec, JobCodec):
+            return super().with_context(context)
+        made = object.__new__(type(self))
+        vars(made).update(vars(self), payload_codec=codec.with_context(context))
+        return made
+
+
 def data_converter(keys: PayloadKeys, payloads: Payloads | None) -> DataConverter:
     """For clients, workers and replays of jobs. Headers are covered where the client is told so
     (`connect` does).
     """
-    return dataclasses.replace(
-        DataConverter.default,
+    return JobDataConverter(
         payload_converter_class=JobPayloadConverter,
         failure_converter_class=DefaultFailureConverterWithEncodedAttributes,
         payload_codec=JobCodec(Ciphers(keys), payloads),

@@ -14,7 +14,7 @@ for ever, and a worker must not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from gateway.jobs import references
@@ -42,16 +42,6 @@ def check(condition: Any, at: str = "") -> list[references.Reference]:
     if len(seen) > MAX_PARTS:
         raise BadConditionError(at, f"more than {MAX_PARTS} parts")
     return [each for each in seen if each is not None]
-
-
-def faults(condition: Any, known: Collection[str] | None = None) -> list[tuple[str, str]]:
-    """What is wrong with a condition, as (JSON pointer into it, message); `known`: the results that
-    it may look into, None: any.
-    """
-    try:
-        return references.unknown(check(condition), known)
-    except (BadConditionError, references.BadTemplateError) as error:
-        return [(error.pointer, error.message)]
 
 
 def holds(condition: Any, results: Any, budget: references.Budget | None = None) -> bool:

@@ -357,6 +357,9 @@ _FASTER: Final = (
     "matching.numTaskqueueReadPartitions=1",
     "matching.numTaskqueueWritePartitions=1",
 )
+# Owners take turns where tasks wait for a worker (`starting`): off by default in 1.29. A queue that
+# was there before goes on with what it holds.
+_FAIR: Final = ("matching.useNewMatcher=true", "matching.enableFairness=true")
 # A write-ahead log that is not synced at each commit loses nothing when the process is killed.
 _PRAGMAS: Final = ("journal_mode=wal", "synchronous=normal")
 
@@ -380,7 +383,7 @@ def server_command(
         command += ["--namespace", namespace]
     for name in attributes:
         command += ["--search-attribute", f"{name}=Keyword"]
-    for value in _FASTER:
+    for value in (*_FASTER, *_FAIR):
         command += ["--dynamic-config-value", value]
     if database is not None:
         command += ["--db-filename", str(database)]

@@ -13,21 +13,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import json
 import math
 import os
-import socket
+import signal
 import sys
 import time
+from asyncio import FIRST_COMPLETED
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
 from gateway.jobs import devserver
 from gateway.jobs.devserver import LOOPBACK, CannotMakeError, Ports
+from gateway.jobs.embedded_ports import (
+    free_ports,
+    read_ports,
+    reserved_port,
+    status_of,
+    write_ports,
+)
+from gateway.jobs.embedded_standing import Phase, Standing
 from gateway.jobs.types import OWNER_ATTRIBUTE, STATE_ATTRIBUTE
 
 LOCK_FILE: Final = "temporal.lock"
@@ -35,13 +42,12 @@ ADDRESS_FILE: Final = "temporal.json"
 DATABASE_FILE: Final = "temporal.db"
 LOG_FILE: Final = "temporal.log"
 
-# Where people and the `temporal` command look first.
-USUAL_PORT: Final = 7233
-USUAL_UI_PORT: Final = 8233
-
 POLL_SECONDS: Final = 0.05  # while a child is starting: it takes 0.2 s, a worker 2 s
 LOOK_SECONDS: Final = 1.0  # how often one without children looks after who has them
-ANSWER_SECONDS: Final = 2.0
+# A child that lives and does not answer is ended after so many looks in a row: half a minute at
+# least. Any answer will do, for a machine may be that busy.
+CHECK_SECONDS: Final = 5.0
+MOST_MISSED: Final = 6
 START_SECONDS: Final = 60.0  # a start that takes longer counts as none
 # The server ends within 1.2 s (measured). What a worker has begun is done again after a restart.
 GRACE_SECONDS: Final = 5.0
@@ -54,8 +60,6 @@ LONGEST_PAUSE_SECONDS: Final = 30.0
 MAKE_AGAIN_SECONDS: Final = 600.0  # there may be a network by then
 BUILDING_SECONDS: Final = 240.0  # of a build on two cores, for `retry_after`
 OK: Final = 200
-MOST_PORT: Final = 65_535
-_LONGEST_LINE: Final = 8192
 
 # Settings of this gateway that are not its worker's.
 _NOT_PASSED: Final = (
@@ -64,34 +68,10 @@ _NOT_PASSED: Final = (
 )  # fmt: skip
 
 
-class Phase(StrEnum):
-    """How far it is."""
-
-    WAITING = "waiting"  # for the gateway that has the children, or had
-    BUILDING = "building"
-    STARTING = "starting"
-    UP = "up"
-    RESTARTING = "restarting"
-    FAILED = "failed"
-    STOPPED = "stopped"
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How it stands. `address` is host and port of the server once it has answered; `ui` the URL of
-    its pages; `detail` what people should know.
-    """
-
-    phase: Phase
-    address: str | None = None
-    ui: str | None = None
-    detail: str = ""
-
-
 @dataclass(frozen=True, slots=True)
 class EmbeddedSettings:
     """`worker` is the number among several processes of one gateway, 0 for a single one; only the
-    first has the children. The commands are there for tests.
+    first has the children. The commands, and how often these are looked after, are there for tests.
     """
 
     state_dir: Path
@@ -100,6 +80,7 @@ class EmbeddedSettings:
     worker_command: tuple[str, ...] = (sys.executable, "-m", "gateway", "worker")
     maker_command: tuple[str, ...] = (sys.executable, "-m", "gateway.jobs.devserver")
     guard_command: tuple[str, ...] = devserver.GUARD
+    look_seconds: float = CHECK_SECONDS
 
 
 class Embedded:
@@ -112,26 +93,26 @@ class Embedded:
         environ: Mapping[str, str],
         worker_environ: Mapping[str, str],
         log: Any,
-        on_up: Callable[[str], None] = lambda _address: None,
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """`environ` is this process's; `worker_environ` is what the worker is told besides
-        (`GATEWAY_URL` …): secrets go this way only, never as arguments. `on_up` is told the
-        server's address when it is known, and again should it ever be another.
+        (`GATEWAY_URL` …): secrets go this way only, never as arguments.
         """
         self._settings = settings
         self._environ = dict(environ)
         self._worker_environ = dict(worker_environ)
         self._log = log
-        self._on_up = on_up
         self._clock = clock
         self._pause = pause
         self._standing = Standing(Phase.STARTING)
         self._since = clock()
         self._pause_seconds = 0.0  # of the child that is waited for
         self._answered = asyncio.Event()
+        self._moved = asyncio.Event()  # another one after each move
         self._task: asyncio.Task[None] | None = None
+        self._keeping: asyncio.Task[None] | None = None  # the worker
+        self._resting = False  # without a worker, since the gateway is about to end
         self._lock: int | None = None
         self._children: dict[str, Process] = {}
         self._worker_up: int | None = None  # the port where its health and figures are
@@ -170,7 +151,7 @@ class Embedded:
             "address": standing.address,
             "ui": standing.ui,
         }
-        if mine:
+        if mine and standing.address is not None:
             shown["worker"] = "starting" if self._worker_up is None else "up"
         if standing.detail:
             shown["detail"] = standing.detail
@@ -181,16 +162,30 @@ class Embedded:
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def ready(self) -> str:
-        """The server's address, once it answers. It stays the same over its restarts."""
+        """The server's address, once it answers. It stays the same over its restarts, unless
+        somebody else has taken a port meanwhile.
+        """
         await self._answered.wait()
         return self._standing.address or ""
+
+    async def elsewhere(self, address: str) -> None:
+        """Returns once the server is at another address than this one."""
+        while self._standing.address in (None, address):
+            await self._moved.wait()
+
+    async def rest(self) -> None:
+        """Ends the worker, in order, and starts none any more."""
+        self._resting = True
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.gather(self._keeping, return_exceptions=True)
+        await self._end("worker")
 
     async def close(self) -> None:
         """Ends worker and server, in this order; returns when they have ended."""
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.gather(self._task, return_exceptions=True)
         self._stand(Phase.STOPPED)
 
     def _stand(self, phase: Phase, detail: str = "") -> None:
@@ -207,28 +202,40 @@ class Embedded:
         self._answered.set()
         self._log.info("temporal_up", address=ports.address, ui=ui, own=own)
         if known != ports.address:
-            self._on_up(ports.address)
+            moved, self._moved = self._moved, asyncio.Event()
+            moved.set()
 
     # Who has the children
 
     async def _run(self) -> None:
+        while True:
+            try:
+                await self._have_children()
+            except* Exception as errors:
+                # A directory that can't be written, a full disk: the gateway itself goes on.
+                first = errors.exceptions[0]
+                bug = None if isinstance(first, OSError) else first
+                self._log.error("temporal_failed", error=str(first), exc_info=bug)
+                self._stand(Phase.FAILED, str(first))
+            await self._pause(MAKE_AGAIN_SECONDS)
+
+    async def _have_children(self) -> None:
+        """Runs both for ever, once it is this gateway's turn. Raises OSError."""
         try:
-            ports = await self._lead()
+            before = await self._lead()
             program = await self._program()
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._keep_server(program, ports))
-                group.create_task(self._keep_worker())
-        except OSError as error:
-            # A directory that can't be written: the gateway itself goes on.
-            self._log.error("temporal_failed", error=str(error))
-            self._stand(Phase.FAILED, str(error))
+                group.create_task(self._keep_server(program, before))
+                if not self._resting:
+                    self._keeping = group.create_task(self._keep_worker())
         finally:
             for name in ("worker", "server"):  # what a cancelled start left
                 await self._end(name)
             self._resign()
 
-    async def _lead(self) -> Ports:
-        """Returns when this gateway has the lock, with the ports to try first; follows until then.
+    async def _lead(self) -> Ports | None:
+        """Returns when this gateway has the lock, with the ports to try first, where there are
+        such; follows until then.
 
         The ports are those of the one before where there was one: who knows its address (another
         process of this gateway, a client of one that was killed) finds the next server there.
@@ -241,17 +248,17 @@ class Embedded:
             while not (_locked(lock) and self._settings.worker <= 1):
                 # Where nobody has the children now, the first process of this gateway will.
                 fcntl.flock(lock, fcntl.LOCK_UN)
-                await self._follow(_read_ports(file))
+                await self._follow(read_ports(file))
                 await self._pause(LOOK_SECONDS)
         except BaseException:
             os.close(lock)
             raise
         self._lock = lock
-        before = _read_ports(file)
+        before = read_ports(file)
         file.unlink(missing_ok=True)
         self._answered.clear()
         self._stand(Phase.STARTING)
-        return _free_ports(before)
+        return before
 
     async def _follow(self, ports: Ports | None) -> None:
         standing = self._standing
@@ -260,7 +267,7 @@ class Embedded:
             return
         # The file of a gateway that was killed is there until the next one has started a server.
         path = devserver.probe(self._settings.namespace)
-        if ports is not None and await _status(ports.http, path) == OK:
+        if ports is not None and await status_of(ports.http, path) == OK:
             self._up(ports, own=False)
         else:
             self._answered.clear()
@@ -307,32 +314,34 @@ class Embedded:
 
     # The children
 
-    async def _keep_server(self, program: Path, ports: Ports) -> None:
-        """Runs the server again and again, on the ports where it answered first."""
+    async def _keep_server(self, program: Path, ports: Ports | None) -> None:
+        """Runs the server again and again, on the ports that it had before, but for those that
+        somebody else has by then.
+        """
         directory = self._settings.state_dir.absolute()
-        pauses, answered = Pauses(), False
+        environ = devserver.server_environ(self._environ)
+        pauses = Pauses()
         while True:
-            began, code = self._clock(), None
-            command = devserver.server_command(
-                program,
-                ports,
-                namespace=self._settings.namespace,
-                attributes=(OWNER_ATTRIBUTE, STATE_ATTRIBUTE),
-                database=directory / DATABASE_FILE,
-            )
-            environ = devserver.server_environ(self._environ)
-            with contextlib.suppress(OSError):  # no process to be had now
+            began, why = self._clock(), ""
+            try:
+                ports = free_ports(ports)
+                command = devserver.server_command(
+                    program,
+                    ports,
+                    namespace=self._settings.namespace,
+                    attributes=(OWNER_ATTRIBUTE, STATE_ATTRIBUTE),
+                    database=directory / DATABASE_FILE,
+                )
                 child = await self._spawn("server", str(directory / LOG_FILE), command, environ)
                 path = devserver.probe(self._settings.namespace)
                 if await self._answers(child, ports.http, path):
-                    answered = True
-                    _write_ports(directory / ADDRESS_FILE, ports)
+                    write_ports(directory / ADDRESS_FILE, ports)
                     self._up(ports, own=True)
-                    await child.wait()
-                code = await self._end("server")
-            if not answered:
-                ports = _free_ports()  # someone else may have been faster
-            detail = f"the Temporal server ended with {code}: see {LOG_FILE} in STATE_DIR"
+                    await self._over("server", child, ports.http, path)
+            except OSError as error:  # no process to be had now, a full disk
+                why = f" ({error})"
+            code = await self._end("server")
+            detail = f"the Temporal server ended with {code}{why}: see {LOG_FILE} in STATE_DIR"
             self._stand(Phase.RESTARTING, detail)
             seconds = self._pause_seconds = pauses.after(self._clock() - began)
             self._log.warning("temporal_ended", code=code, again_in_seconds=seconds)
@@ -340,18 +349,20 @@ class Embedded:
 
     async def _keep_worker(self) -> None:
         """Runs the worker again and again, from when the server answered first."""
-        address, pauses = await self.ready(), Pauses()
+        pauses = Pauses()
         while True:
-            port, began, code = free_port(), self._clock(), None
-            environ = self._environ_of_worker(address, port)
-            with contextlib.suppress(OSError):
+            address = await self.ready()
+            began = self._clock()
+            with contextlib.suppress(OSError), reserved_port() as port:  # no process to be had now
+                path = "/health/ready"
+                environ = self._environ_of_worker(address, port)
                 child = await self._spawn("worker", "-", self._settings.worker_command, environ)
-                if await self._answers(child, port, "/health/ready"):
+                if await self._answers(child, port, path):
                     self._worker_up = port
                     health = f"http://{LOOPBACK}:{port}/health"
                     self._log.info("temporal_worker_up", health=health)
-                    await child.wait()
-                code = await self._end("worker")
+                    await self._over("worker", child, port, path, address)
+            code = await self._end("worker")
             seconds = pauses.after(self._clock() - began)
             self._log.warning("temporal_worker_ended", code=code, again_in_seconds=seconds)
             await self._pause(seconds)
@@ -375,12 +386,32 @@ class Embedded:
                 async with asyncio.timeout(START_SECONDS):
                     # The answer must be this child's: no other may hold the port.
                     while not ended.done():
-                        if await _status(port, path) == OK and not ended.done():
+                        if await status_of(port, path) == OK and not ended.done():
                             return True
                         await asyncio.wait((ended,), timeout=POLL_SECONDS)
             return False
         finally:
             ended.cancel()
+
+    async def _over(
+        self, name: str, child: Process, port: int, path: str, server: str | None = None
+    ) -> None:
+        """Returns when the child has ended, or is to be ended: it does not answer any more, or the
+        server that it was told of is at another address now.
+        """
+        over: list[asyncio.Future[Any]] = [asyncio.ensure_future(child.wait())]
+        if server is not None:
+            over.append(asyncio.ensure_future(self.elsewhere(server)))
+        seconds, missed = self._settings.look_seconds, 0
+        try:
+            while missed < MOST_MISSED:
+                if (await asyncio.wait(over, timeout=seconds, return_when=FIRST_COMPLETED))[0]:
+                    return
+                missed = 0 if await status_of(port, path) else missed + 1
+            self._log.error("temporal_stuck", child=name)
+        finally:
+            for each in over:
+                each.cancel()
 
     async def _spawn(
         self,
@@ -409,12 +440,17 @@ class Embedded:
             return None
         if child.stdin is not None:
             child.stdin.close()
+        with contextlib.suppress(ProcessLookupError):
+            child.send_signal(signal.SIGCONT)  # a guard that was stopped ends nothing
         if name == "worker":
             self._worker_up = None
         # A guard that is busy, or that someone holds, must not keep a gateway from ending.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(GRACE_SECONDS if name == "maker" else 3 * GRACE_SECONDS):
                 await child.wait()
+        if child.returncode is None and name != "maker":
+            child.kill()  # what it guards ends with it, where the system can do that
+            await child.wait()
         return child.returncode
 
 
@@ -435,23 +471,6 @@ class Pauses:
         return pause
 
 
-def free_port(wanted: int = 0) -> int:
-    """`wanted` where nothing listens on it just now, else any that is free."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
-        try:
-            probe.bind((LOOPBACK, wanted))
-        except OSError:
-            probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _free_ports(before: Ports | None = None) -> Ports:
-    wanted = before or Ports(USUAL_PORT, 0, USUAL_UI_PORT)
-    return Ports(free_port(wanted.grpc), free_port(wanted.http), free_port(wanted.ui or 0))
-
-
 def _locked(lock: int) -> bool:
     """Whether the lock could be had, and was taken."""
     try:
@@ -459,35 +478,3 @@ def _locked(lock: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-async def _status(port: int, path: str) -> int:
-    """Of the answer to one GET on loopback; 0 without any."""
-    try:
-        async with asyncio.timeout(ANSWER_SECONDS):
-            reader, writer = await asyncio.open_connection(LOOPBACK, port, limit=_LONGEST_LINE)
-            try:
-                request = f"GET {path} HTTP/1.0\r\nHost: {LOOPBACK}:{port}\r\n\r\n"
-                writer.write(request.encode())
-                return int((await reader.readline()).split()[1])
-            finally:
-                writer.close()
-    except (OSError, ValueError, IndexError, TimeoutError):
-        return 0
-
-
-def _write_ports(file: Path, ports: Ports) -> None:
-    """For those that share the directory: all of it at once, or nothing."""
-    new = file.with_suffix(".new")
-    new.write_text(json.dumps({"grpc": ports.grpc, "http": ports.http, "ui": ports.ui}))
-    new.replace(file)
-
-
-def _read_ports(file: Path) -> Ports | None:
-    """What stands in the file, when there is one that says it."""
-    try:
-        found = json.loads(file.read_text())
-        ports = [int(found[name]) for name in ("grpc", "http", "ui")]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return Ports(*ports) if all(0 < port <= MOST_PORT for port in ports) else None

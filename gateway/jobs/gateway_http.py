@@ -9,7 +9,9 @@ answer has a bound, and the time-out covers all of it.
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -21,7 +23,13 @@ from yarl import URL
 from gateway.jobs import messages
 from gateway.jobs.messages import BadRequestError, Received
 from gateway.jobs.models import JobContext, JobError, ServiceRequest
-from gateway.policy.on_behalf import HEADER, MOST_WAIT_SECONDS, Assertion, Assertions
+from gateway.policy.on_behalf import (
+    HEADER,
+    LIFE_SECONDS,
+    MOST_WAIT_SECONDS,
+    Assertion,
+    Assertions,
+)
 
 # As many requests as a worker's activities at once (its tuner's bound) with room for bookkeeping.
 MOST_CONNECTIONS: Final = 512
@@ -30,6 +38,10 @@ OWN_SECONDS: Final = 10.0  # for what the gateway answers itself; it never waits
 KEEP_ALIVE_SECONDS: Final = 30.0  # less than the gateway's 75, so that none is closed under us
 MOST_ANSWER_BYTES: Final = 4 << 20  # results are kept, by reference above 256 KiB
 _READ_BYTES: Final = 64 << 10
+# One assertion serves for so long: half of what it is good for is left to its last request then.
+_SIGNED_SECONDS: Final = LIFE_SECONDS / 2
+# Some 600 bytes each: more jobs than have requests under way at once.
+_MOST_SIGNED: Final = 1000
 _ADMISSION: Final = "/internal/jobs/admission"
 
 
@@ -61,6 +73,7 @@ def new_session(tls: ssl.SSLContext | None = None) -> aiohttp.ClientSession:
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
         trust_env=False,  # no proxy, no netrc
+        skip_auto_headers=("Content-Type",),  # a request without a body has none
         auto_decompress=False,
     )
 
@@ -88,6 +101,7 @@ class GatewayHttp:
         self._new_request_id = new_request_id
         self._session_factory = session_factory
         self._session: aiohttp.ClientSession | None = None
+        self._signed: OrderedDict[Assertion, tuple[float, str]] = OrderedDict()
 
     def __repr__(self) -> str:
         state = "new" if self._session is None else "closed" if self._session.closed else "open"
@@ -188,31 +202,42 @@ class GatewayHttp:
     ) -> dict[str, str]:
         """The fields that say who asks, for whom, as part of what, and how long it may take."""
         caller = context.caller
-        try:
-            assertion = self._assertions.sign(
-                Assertion(
-                    service=service,
-                    job=context.operation_id,
-                    subject=caller.subject,
-                    tenant=caller.tenant,
-                    tier=caller.tier,
-                    scopes=frozenset(caller.scopes),
-                    client_ids=frozenset(caller.client_ids),
-                    address=caller.address,
-                    spent=spent,
-                    open_write=caller.open_write,
-                    wait_seconds=wait_seconds,
-                ),
-                self._wall(),
-            )
-        except ValueError as error:
-            raise BadRequestError(str(error)) from None
-        return {
+        assertion = Assertion(
+            service=service,
+            job=context.operation_id,
+            subject=caller.subject,
+            tenant=caller.tenant,
+            tier=caller.tier,
+            scopes=frozenset(caller.scopes),
+            client_ids=frozenset(caller.client_ids),
+            address=caller.address,
+            agent=caller.agent,
+            spent=spent,
+            open_write=caller.open_write,
+            wait_seconds=wait_seconds,
+        )
+        fields = {
             "Authorization": self._authorization,
-            HEADER: assertion,
+            HEADER: self._sign(assertion),
             "X-Request-ID": self._new_request_id(),
             "X-Correlation-ID": context.correlation_id or context.operation_id,
         }
+        return fields if context.trace is None else fields | {"traceparent": context.trace}
+
+    def _sign(self, assertion: Assertion) -> str:
+        """Signed now, or not long ago: many requests of a job say the same."""
+        now = self._wall()
+        signed_at, text = self._signed.get(assertion, (-math.inf, ""))
+        if not 0 <= now - signed_at < _SIGNED_SECONDS:
+            try:
+                text = self._assertions.sign(assertion, now)
+            except ValueError as error:
+                raise BadRequestError(str(error)) from None
+            self._signed[assertion] = now, text
+            self._signed.move_to_end(assertion)
+            if len(self._signed) > _MOST_SIGNED:
+                self._signed.popitem(last=False)
+        return text
 
     async def _exchange(
         self,

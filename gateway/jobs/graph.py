@@ -195,7 +195,7 @@ def _compensations(steps: Sequence[Step], waits: Mapping[str, frozenset[str]]) -
                 continue
             before = before or _before(waits, _graph(waits).order)
             if each.root not in before[step.id]:
-                yield each.at, f"{each.root or 'that'} need not be there when {step.id} is undone"
+                yield each.at, f"when {step.id} is undone {each.root or 'that'} need not be there"
 
 
 def _before(waits: Mapping[str, frozenset[str]], order: Iterable[str]) -> dict[str, frozenset[str]]:

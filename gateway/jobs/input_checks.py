@@ -4,7 +4,7 @@ address of a callback, and how its steps hang together. Nothing is looked up any
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -14,6 +14,7 @@ from gateway.jobs import models as m
 from sse.answer_schema import AnswerSchemas, BadSchema
 from sse.event import Refused, is_client_id, is_job_stream
 from sse.question_body import MAX_METADATA_BYTES, QuestionReader
+from sse.schema_words import sentence
 
 Fault = tuple[str, str]
 
@@ -92,7 +93,7 @@ class InputChecks:
         for at, rules in _rules_of(given):
             yield from self._rules(rules, at)
         if isinstance(given, m.OrchestrationInput):
-            yield from graph.faults(given)
+            yield from _told(graph.faults(given))
         elif isinstance(given, m.ApiRequestInput):
             yield from _transform(given.transform)
         elif isinstance(given, m.AsyncRequestInput):
@@ -103,8 +104,7 @@ class InputChecks:
             if len(orjson.dumps(given.metadata)) > MAX_METADATA_BYTES:
                 yield "/metadata", f"At most {MAX_METADATA_BYTES} bytes as compact JSON."
         else:
-            for flaw in processes.flaws_of(given):
-                yield flaw.pointer, flaw.message
+            yield from _told(processes.flaws_of(given))
         if isinstance(given, m.BusinessProcessInput):
             for index, step in enumerate(given.steps):
                 if step.ask is not None:
@@ -146,6 +146,8 @@ def _request(
         yield f"{at}/service", f"No service of this name is registered; {registered}."
     else:
         request.service = known.name
+    if references.path_climbs(request.path):
+        yield f"{at}/path", "A path has no segment that is . or .."
     for name in request.headers:
         plain = name.lower().replace("_", "-")
         if plain in NOT_HELD or plain.startswith(NOT_HELD_STARTS):
@@ -156,6 +158,11 @@ def _request(
         request.body_base64,
     ):
         yield f"{at}/body_base64", "Stands beside body: give one of both."
+
+
+def _told(faults: Iterable[Fault]) -> Iterator[Fault]:
+    """What the worker says within an error's text, as sentences of their own."""
+    return ((at, sentence(clause)) for at, clause in faults)
 
 
 def requests_of(given: Any) -> Iterator[tuple[str, Any]]:
@@ -198,7 +205,7 @@ def _transform(template: Any) -> Iterator[Fault]:
     try:
         found = list(references.references(template, "/transform"))
     except references.BadTemplateError as error:
-        yield error.pointer, error.message
+        yield from _told([(error.pointer, error.message)])
         return
     for each in found:
         if each.root is not None and each.root not in _ANSWER:

@@ -26,13 +26,13 @@ from gateway.jobs.refusals import MAX_FAULTS, JobRefusedError, unprocessable
 from gateway.jobs.types import JOB_TYPES, JobType
 from sse.answer_schema import pointer
 from sse.schema_patterns import regex
+from sse.schema_words import brief, required, words
 
 __all__ = ["MAX_INPUT_BYTES", "Inputs", "Registered", "argument", "job_type", "made"]
 
 MAX_INPUT_BYTES: Final = 1 << 20
 # Deeper is no request any more, and JSON writers on the way have bounds of their own.
 MAX_NESTING: Final = 100
-_MESSAGE_CHARACTERS: Final = 200
 # Each is taken apart some times, here and in the worker: 50 us.
 MAX_REFERENCES: Final = 5000
 _REFERENCE: Final = "$result"
@@ -86,11 +86,13 @@ def argument(name: str, args: Sequence[Any]) -> list[Any]:
     given = args[0] if args else None
     if name != "skip_step":
         if given not in (None, {}):
-            raise unprocessable([("", f"{name} takes nothing: send no body.")])
+            text = f"{name} takes nothing: send no body."
+            raise unprocessable([("", text)], "The job was not told.")
         return []
     step = given["id"] if isinstance(given, dict) and set(given) == {"id"} else given
     if not isinstance(step, str) or regex(schemas.STEP_ID).search(step) is None:
-        raise unprocessable([("", 'Is no id of a step: send it as {"id": "…"}.')])
+        text = 'Lacks the id of a step: send it as {"id": "…"}.'
+        raise unprocessable([("", text)], "Nothing was skipped.")
     return [step]
 
 
@@ -188,6 +190,7 @@ _Validator: Final = extend(
         "pattern": _pattern,
         "items": _within(_items, "maxItems"),
         "additionalProperties": _within(_KNOWN["additionalProperties"], "maxProperties"),
+        "required": required,
         "propertyNames": _within(_KNOWN["propertyNames"], "maxProperties"),
     },
 )
@@ -210,18 +213,28 @@ def _breaches(name: str, value: Any) -> list[Fault]:
 
 def _message(error: Any) -> str:
     """What is wrong, without repeating what was given: it may be long, or not for logs."""
-    if error.validator == "additionalProperties" and isinstance(error.instance, dict):
+    if error.validator == "additionalProperties":
         known = error.schema.get("properties", {})
-        others = ", ".join(sorted(name for name in error.instance if name not in known))
-        return f"Has members that there are none of: {others[:_MESSAGE_CHARACTERS]}."
-    if error.validator == "required" and isinstance(error.instance, dict):
-        missing = [name for name in error.validator_value if name not in error.instance]
-        return f"Lacks {', '.join(missing)}."
+        others = sorted(name for name in error.instance if name not in known)
+        there = "is no member" if len(others) == 1 else "are no members"
+        return f"There {there} {brief(', '.join(others))}."
     if error.validator == "oneOf":
         names = ", ".join(each["required"][0] for each in error.validator_value)
-        return f"Has not exactly one of {names}."
-    rule = orjson.dumps(error.validator_value).decode()[:_MESSAGE_CHARACTERS]
-    return f"Does not fit {error.validator}: {rule}."
+        return f"Needs exactly one of {names}."
+    if error.validator == "pattern" and error.validator_value in _FORMS:
+        return _FORMS[error.validator_value]
+    return words(error)
+
+
+_FORMS: Final[Mapping[str, str]] = {
+    schemas.STEP_ID: "An id is 1 to 64 of the characters A-Z a-z 0-9 _ . -",
+    schemas.PATH: "A path begins with / and holds no query: put that in `query`. What no path may"
+    " hold as it is (RFC 3986 §3.3) is percent-encoded.",
+    schemas.FIELD_NAME: "A field's name is 1 to 64 of the characters of RFC 9110 §5.6.2.",
+    schemas.FIELD_VALUE: "A field's value holds no line end and no other control character.",
+    schemas.BASE64: "Must be Base64 (RFC 4648 §4), with its padding.",
+    schemas.CLIENT_ID: "A client id is 1 to 128 of the characters A-Z a-z 0-9 . _ ~ : @ -",
+}
 
 
 # The dataclasses

@@ -63,6 +63,11 @@ def query_of(tags: Iterable[str], status: str | None, kind: str | None) -> str:
     return " AND ".join(parts)
 
 
+def running_query(tags: Iterable[str]) -> str:
+    """A filter for the jobs of an owner that are not over."""
+    return f"{query_of(tags, None, None)} AND {_OPEN}"
+
+
 def _unknown(name: str, given: str, known: Iterable[str]) -> JobRefusedError:
     message = f"There is no {name} {given[:64]!r}; there are: {', '.join(known)}."
     return JobRefusedError(Rejection("UNPROCESSABLE", message))

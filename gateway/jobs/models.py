@@ -17,7 +17,8 @@ from typing import Any
 class Caller:
     """Who started a job, as it was then; authorisation and limits of its steps are this caller's.
 
-    `address` is what tells callers without a credential apart.
+    `address` is what tells callers without a credential apart; `agent` is the AI agent that asked,
+    by the name that figures have for it.
     """
 
     subject: str | None = None
@@ -27,6 +28,7 @@ class Caller:
     client_ids: list[str] = field(default_factory=list)
     address: str = ""
     open_write: bool = False  # the owner of a gateway without keys
+    agent: str | None = None
 
 
 @dataclass
@@ -36,7 +38,8 @@ class JobContext:
     `bases` gives for each service that is named in the input the path at the gateway that its
     requests begin with: `/api/v1/{name}`, or empty for a service that is reached by rows only.
     `spent`: the caller's limits have counted the job's (first) request already. `notify` is the
-    client id that is told of the end besides the job's own stream.
+    client id that is told of the end besides the job's own stream. `trace` is the `traceparent`
+    (W3C Trace Context) of the request that started it.
     """
 
     caller: Caller
@@ -48,6 +51,7 @@ class JobContext:
     bases: dict[str, str] = field(default_factory=dict)
     spent: bool = False
     notify: str | None = None
+    trace: str | None = None
 
 
 @dataclass

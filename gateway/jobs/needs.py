@@ -46,7 +46,8 @@ def needed(settings: Settings) -> Needed:
     token = service_token(settings, keys)
     if token is None:
         raise SettingsError(
-            "settings: SERVICE_TOKEN is not set, expected the one that the gateway has"
+            "settings: SERVICE_TOKEN is not set, expected the one that the gateway has, or an API "
+            "key or token with the scope internal"
         )
     if settings.gateway_url is None:
         raise SettingsError(

@@ -43,9 +43,11 @@ class Owners:
         return tuple(dict.fromkeys(_tag(key, identity) for key in self._keys))
 
     def owns(self, identity: Identity, operation_id: str) -> bool:
-        """Whether a job of this id would be this caller's; false for what is no id."""
+        """Whether a job of this id would be this caller's; false for what is no id, and for a
+        credential that names nobody: others have such a one too.
+        """
         match = _ID(operation_id)
-        if match is None:
+        if match is None or identity.is_nameless:
             return False
         tag = match["tag"]
         return any(hmac.compare_digest(tag, own) for own in self.tags(identity))

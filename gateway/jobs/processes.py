@@ -106,7 +106,7 @@ def _ids(ids: Iterable[str], reserved: set[str], at: str = "/steps") -> Iterator
     seen = set(reserved)
     for index, each in enumerate(ids):
         if each in reserved:
-            yield Flaw(f"{at}/{index}/id", f"{each} is a result of its own, never a step's")
+            yield Flaw(f"{at}/{index}/id", f"the name {each} is taken: it is a result of its own")
         elif each in seen:
             yield Flaw(f"{at}/{index}/id", f"there is a step {each} before")
         seen.add(each)

@@ -40,6 +40,7 @@ _INDEX: Final = re.compile(r"0|[1-9][0-9]{0,9}")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _SLASH: Final = re.compile(r"[/\\]")
 _MISSING: Final = object()
+_LITERAL: Final = "; for a literal ${ write $${ in its place"
 
 
 class BadTemplateError(ValueError):
@@ -170,6 +171,11 @@ def unknown(found: Iterable[Reference], known: Collection[str] | None) -> list[t
     ]
 
 
+def path_climbs(template: str) -> bool:
+    """Whether a path has a segment that is . or .., whatever its references come to."""
+    return _climbs(_IN_TEXT.sub("x", template))
+
+
 def fill(template: Any, results: Any, lenient: bool = False, budget: Budget | None = None) -> Any:
     """The template with its references replaced.
 
@@ -234,10 +240,8 @@ class _Filling:
 
     def path(self, template: str) -> str:
         filled = self._replaced(template, _segment)
-        # As the most careless server may read it: decoded first, then cut, parameters left out.
-        for segment in _SLASH.split(unquote(filled.split("?", 1)[0])):
-            if segment.partition(";")[0] in (".", ".."):
-                raise NoResultError(template, "a path has no segment that is . or ..")
+        if _climbs(filled):
+            raise NoResultError(template, "a path has no segment that is . or ..")
         return filled
 
     def parameter(self, template: Any) -> Any:
@@ -320,8 +324,8 @@ def _walk(template: Any, at: str, depth: int) -> Iterator[Reference]:
 
 def _pointer(match: re.Match[str], at: str) -> str:
     if not match[0].endswith("}"):
-        raise BadTemplateError(at, "${ without its }; a literal ${ is written $${")
-    return _checked(match[1], at, "; a literal ${ is written $${")
+        raise BadTemplateError(at, f"a reference without its }}{_LITERAL}")
+    return _checked(match[1], at, _LITERAL)
 
 
 def _value_pointer(template: dict[str, Any], at: str) -> str:
@@ -346,6 +350,12 @@ def _text(value: Any) -> str:
         return value
     # JSON's own text for all else, so that true is not True and 1.0 stays 1.0.
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _climbs(path: str) -> bool:
+    """As the most careless server may read it: decoded first, then cut, parameters left out."""
+    segments = _SLASH.split(unquote(path.split("?", 1)[0]))
+    return any(each.partition(";")[0] in (".", "..") for each in segments)
 
 
 def _scalar(pointer: str, value: Any) -> str:

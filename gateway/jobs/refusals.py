@@ -19,10 +19,14 @@ class JobRefusedError(Exception):
         self.rejection = rejection
 
 
-def unprocessable(faults: Sequence[tuple[str, str]]) -> JobRefusedError:
-    """The refusal of an input; `faults` are (JSON pointer, message) pairs, at least one."""
+def unprocessable(
+    faults: Sequence[tuple[str, str]], nothing: str = "Nothing was started."
+) -> JobRefusedError:
+    """The refusal of an input; `faults` are (JSON pointer, message) pairs, at least one. `nothing`
+    says what was not done.
+    """
     at, text = faults[0]
-    message = f"Nothing was started. {f'{at}: ' if at else ''}{text}"
+    message = f"{nothing} {f'{at}: ' if at else ''}{text}"
     return JobRefusedError(Rejection("UNPROCESSABLE", message, details=tuple(faults[:MAX_FAULTS])))
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
+from gateway.jobs.failures import KINDS
 from gateway.jobs.graph import MAX_STEPS
 from gateway.jobs.types import DAY, JOB_TYPES
 
@@ -47,7 +48,7 @@ def _text(most: int, description: str = "", **more: Any) -> Schema:
 
 def _seconds(most: float, description: str = "", **more: Any) -> Schema:
     told = {"description": description} if description else {}
-    return {"type": "number", "exclusiveMinimum": 0, "maximum": most} | more | told
+    return {"type": "number", "exclusiveMinimum": 0, "maximum": int(most)} | more | told
 
 
 def _or_null(given: Schema) -> Schema:
@@ -135,7 +136,7 @@ STEP: Final = _object(
 FAILURE_REPORT: Final = _object(
     ("kind",),
     "A failure that was seen.",
-    kind=_text(64, "database, network, timeout, external, rate_limited, validation, …"),
+    kind={"type": "string", "enum": list(KINDS), "description": "Decides what may help."},
     status={"type": ["integer", "null"], "minimum": 100, "maximum": 599},
     message=_text(MAX_MESSAGE),
     at=_text(64),
@@ -157,12 +158,12 @@ ASK: Final = _object(
     approvers=_list(_text(512), 64),
     policy={"description": "`first`, `all` or `{at_least: n}`."},
     forbid_self={"type": "boolean"},
-    expires_in={"type": ["number", "null"], "minimum": 1, "maximum": 90 * DAY},
+    expires_in={"type": ["number", "null"], "minimum": 1, "maximum": int(90 * DAY)},
     default={"description": "The answer when nobody answers in time."},
     reminders=_list({"type": "number"}, 16),
     metadata={"type": "object"},
 )
-_KINDS: Final = ("request", "ask", "wait_seconds")
+_STEP_KINDS: Final = ("request", "ask", "wait_seconds")
 PROCESS_STEP: Final = _object(
     ("id",),
     "One step: exactly one of `request`, `value`, `ask`, `wait_seconds`.",
@@ -170,7 +171,7 @@ PROCESS_STEP: Final = _object(
     request=_or_null(SERVICE_REQUEST),
     value=_ANY,
     ask=_or_null(ASK),
-    wait_seconds={"type": ["number", "null"], "minimum": 0, "maximum": 90 * DAY},
+    wait_seconds={"type": ["number", "null"], "minimum": 0, "maximum": int(90 * DAY)},
     condition=_CONDITION,
     continue_when=_CONDITION,
     timeout_seconds=_STEP_SECONDS,
@@ -179,14 +180,14 @@ PROCESS_STEP: Final = _object(
     rules=_RULES,
 )
 PROCESS_STEP["oneOf"] = [
-    {"required": ["value"], "properties": {kind: {"type": "null"} for kind in _KINDS}},
+    {"required": ["value"], "properties": {kind: {"type": "null"} for kind in _STEP_KINDS}},
     *(
         {
             "required": [kind],
             "properties": {kind: {"not": {"type": "null"}}}
-            | {other: {"type": "null"} for other in (*_KINDS, "value") if other != kind},
+            | {other: {"type": "null"} for other in (*_STEP_KINDS, "value") if other != kind},
         }
-        for kind in _KINDS
+        for kind in _STEP_KINDS
     ),
 ]
 SWITCH_STEP: Final = _object(
@@ -200,7 +201,7 @@ SWITCH_STEP: Final = _object(
 
 def _timeout(name: str) -> Schema:
     kind = JOB_TYPES[name]
-    usual = f"Of the whole job; {kind.timeout_seconds:g} unless set otherwise."
+    usual = f"Of the whole job; {kind.timeout_seconds:.0f} unless set otherwise."
     return _or_null(_seconds(kind.most_seconds, usual))
 
 

@@ -1,25 +1,47 @@
-"""What it takes to start a job, put together before Temporal is asked: its id, who it is for, how
-long it may take, where its services are reached.
+"""What it takes to start a job: its id, who it is for, how long it may take, where its services are
+reached, and asking Temporal for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, Final
+
+from temporalio.client import Client
+from temporalio.common import (
+    Priority,
+    SearchAttributeKey,
+    SearchAttributePair,
+    TypedSearchAttributes,
+    WorkflowIDConflictPolicy,
+    WorkflowIDReusePolicy,
+)
 
 from gateway.jobs.input_checks import Registered, requests_of
 from gateway.jobs.models import AsyncRequestInput, Caller, JobContext
-from gateway.jobs.types import JobType
+from gateway.jobs.types import OWNER_ATTRIBUTE, STATE_ATTRIBUTE, JobType
 from gateway.policy.identity import Identity
 from gateway.settings import Settings
 from sse.event import is_client_id, is_job_stream
+
+# A job's own time-out is kept inside it, so that it can undo what it did; this is for the case that
+# its workers are gone for good.
+BACKSTOP_SECONDS: Final = 600.0
+# Short kinds do all within their tasks, and hear of a cancellation at a task's heartbeat only: at
+# 80 % of this.
+SHORT_TASK: Final = timedelta(seconds=5)
+
+_OWNER: Final = SearchAttributeKey.for_keyword(OWNER_ATTRIBUTE)
+_STATE: Final = SearchAttributeKey.for_keyword(STATE_ATTRIBUTE)
 
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
     """A job to be started. `route` and `key` make it the same at every try (no key: a new job each
     time), `fingerprint` tells whether it is. `spent`: the caller's limits have counted its request.
+    `agent`: the AI agent that asked for it; `trace`: the `traceparent` of that request.
     """
 
     kind: JobType
@@ -32,6 +54,8 @@ class NewJob:
     request_id: str = ""
     correlation_id: str = ""
     spent: bool = False
+    agent: str | None = None
+    trace: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +116,7 @@ def context_of(
             client_ids=sorted(caller.client_ids),
             address=job.address,
             open_write=caller.open_write,
+            agent=job.agent,
         ),
         operation_id=operation_id,
         workflow_type=job.kind.name,
@@ -101,4 +126,32 @@ def context_of(
         bases={each.name: each.base for each in services.values() if each.name in named},
         spent=job.spent,
         notify=notify,
+        trace=job.trace,
+    )
+
+
+async def ask(
+    client: Client, job: NewJob, operation_id: str, owner: str, settings: Settings
+) -> None:
+    """Have Temporal start it; `owner` is the tag of whose it is. Raises
+    WorkflowAlreadyStartedError, and RPCError.
+
+    Where tasks wait for a worker, owners take turns: the tag is their fairness key, which what a
+    job starts has from it. Servers that know no fairness pass it over.
+    """
+    seconds = seconds_of(job, settings)
+    await client.start_workflow(
+        job.kind.name,
+        args=[context_of(job, operation_id, registered(settings), seconds), job.input],
+        id=operation_id,
+        task_queue=queue_of(job.kind, settings),
+        execution_timeout=timedelta(seconds=seconds + BACKSTOP_SECONDS),
+        task_timeout=SHORT_TASK if job.kind.short else None,
+        id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+        id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+        memo=None if job.key is None else {"fingerprint": job.fingerprint},
+        search_attributes=TypedSearchAttributes(
+            [SearchAttributePair(_OWNER, owner), SearchAttributePair(_STATE, "pending")]
+        ),
+        priority=Priority(fairness_key=owner),
     )

@@ -8,7 +8,9 @@ so that a queue needs no list of what belongs to it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any, Final, Protocol
 
@@ -28,10 +30,12 @@ from temporalio.worker import (
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from gateway.jobs.activities.failing import failed
+from gateway.jobs.codec import NoKeyError
 from gateway.jobs.failures import KINDS, kind_of_exception
 from gateway.jobs.models import JobError
 
 _log = structlog.get_logger("gateway.jobs")
+_SDK_LOG: Final = logging.getLogger("temporalio.worker._workflow")
 
 # Requests that wait for services cost a socket each; workflow tasks cost a thread and a core.
 ACTIVITIES_AT_ONCE: Final = 400
@@ -92,6 +96,8 @@ class JobWorker:
         much again as all else of a short job (62 and 104 ms of CPU, two busy cores). That the code
         needs none is what its tests and its replays show: they run it in one.
         """
+        self._graceful_seconds = graceful_seconds
+        self._give_back = GiveBack()
         self._workers = [
             Worker(
                 client,
@@ -99,7 +105,7 @@ class JobWorker:
                 workflows=workflows,
                 activities=activities,
                 workflow_runner=runner or UnsandboxedWorkflowRunner(),
-                interceptors=[CountRetries(retries), GiveBack(graceful_seconds)],
+                interceptors=[CountRetries(retries), self._give_back],
                 max_cached_workflows=CACHED_JOBS,
                 max_concurrent_workflow_tasks=WORKFLOW_TASKS_AT_ONCE,
                 max_concurrent_activities=ACTIVITIES_AT_ONCE,
@@ -109,6 +115,9 @@ class JobWorker:
                 sticky_queue_schedule_to_start_timeout=timedelta(seconds=_STICKY_SECONDS),
                 max_heartbeat_throttle_interval=timedelta(seconds=_HEARTBEAT_SECONDS),
                 default_heartbeat_throttle_interval=timedelta(seconds=_HEARTBEAT_SECONDS),
+                # Nothing is kept by the SDK's own means (`codec` has its); above 1 it makes a task
+                # of each payload all the same.
+                max_workflow_task_external_storage_concurrency=1,
                 graceful_shutdown_timeout=timedelta(seconds=graceful_seconds),
             )
             for queue in dict.fromkeys(queues)
@@ -130,15 +139,28 @@ class JobWorker:
         """
         runs = [asyncio.ensure_future(each.run()) for each in self._workers]
         stopped = asyncio.ensure_future(stop.wait())
+        _SDK_LOG.addFilter(_is_news)
         try:
             await asyncio.wait({*runs, stopped}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopped.cancel()
+            grace = asyncio.ensure_future(self._grace())
             await asyncio.gather(*(each.shutdown() for each in self._workers))
             ends = await asyncio.gather(*runs, return_exceptions=True)
+            grace.cancel()
+            _SDK_LOG.removeFilter(_is_news)
         for end in ends:
             if isinstance(end, BaseException):
                 raise WorkerEndedError(" ".join(str(end).split())[:300]) from end
+
+    async def _grace(self) -> None:
+        await asyncio.sleep(self._graceful_seconds)
+        self._give_back.end()
+
+
+def _is_news(line: logging.LogRecord) -> bool:
+    """Not a stack for each job and each try where a key is missing: the codec has said so."""
+    return not (line.exc_info and isinstance(line.exc_info[1], NoKeyError))
 
 
 def sandbox() -> SandboxedWorkflowRunner:
@@ -152,42 +174,52 @@ class GiveBack(Interceptor):
     for these however long they take.
     """
 
-    def __init__(self, grace_seconds: float) -> None:
-        self._grace_seconds = grace_seconds
+    def __init__(self) -> None:
+        self._under_way: set[asyncio.Timeout] = set()
+        self._over = False
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002 - the SDK's name
         """Around each activity."""
-        return _GivingBack(next, self._grace_seconds)
+        return _GivingBack(next, self)
+
+    def end(self) -> None:
+        """Give back what is under way, and what still begins."""
+        self._over = True
+        now = asyncio.get_running_loop().time()
+        for each in self._under_way:
+            each.reschedule(now)
+
+    @asynccontextmanager
+    async def until_the_end(self) -> AsyncIterator[None]:
+        """Raises ApplicationError when the end comes first."""
+        try:
+            async with asyncio.timeout(0 if self._over else None) as limit:
+                self._under_way.add(limit)
+                try:
+                    yield
+                finally:
+                    self._under_way.discard(limit)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise ApplicationError(
+                "the worker ended first",
+                type=KINDS["network"].code,
+                next_retry_delay=timedelta(seconds=_ELSEWHERE_SECONDS),
+                category=ApplicationErrorCategory.BENIGN,
+            ) from None
 
 
 class _GivingBack(ActivityInboundInterceptor):
-    def __init__(self, inner: ActivityInboundInterceptor, grace_seconds: float) -> None:
+    def __init__(self, inner: ActivityInboundInterceptor, give_back: GiveBack) -> None:
         super().__init__(inner)
-        self._grace_seconds = grace_seconds
+        self._give_back = give_back
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002 - the SDK's name
         if not activity.info().is_local:
             return await super().execute_activity(input)
-        work = asyncio.ensure_future(super().execute_activity(input))
-        ends = asyncio.ensure_future(self._ends())
-        try:
-            await asyncio.wait((work, ends), return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                return work.result()
-        finally:
-            work.cancel()
-            ends.cancel()
-            await asyncio.gather(work, ends, return_exceptions=True)
-        raise ApplicationError(
-            "the worker ended first",
-            type=KINDS["network"].code,
-            next_retry_delay=timedelta(seconds=_ELSEWHERE_SECONDS),
-            category=ApplicationErrorCategory.BENIGN,
-        )
-
-    async def _ends(self) -> None:
-        await activity.wait_for_worker_shutdown()
-        await asyncio.sleep(self._grace_seconds)
+        async with self._give_back.until_the_end():
+            return await super().execute_activity(input)
 
 
 class CountRetries(Interceptor):

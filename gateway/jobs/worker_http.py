@@ -55,10 +55,12 @@ class WorkerHttp:
     def __repr__(self) -> str:
         return f"<WorkerHttp {self._state()}>"
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen; the port (0 takes any free one). Raises OSError."""
+    async def start(self, host: str, port: int, *, shared: bool = False) -> int:
+        """Listen; the port (0 takes any free one). `shared`: whoever started this worker keeps the
+        port for it (SO_REUSEPORT). Raises OSError.
+        """
         await self._runner.setup()
-        await web.TCPSite(self._runner, host, port).start()
+        await web.TCPSite(self._runner, host, port, reuse_port=shared or None).start()
         return int(self._runner.addresses[0][1])
 
     async def close(self) -> None:

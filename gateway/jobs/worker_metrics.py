@@ -41,6 +41,10 @@ class WorkerMetrics:
             "activity_retries", "Further attempts of activities.", ("activity_type",),
             registry=self.registry,
         )  # fmt: skip
+        self._given_up = Counter(
+            "workflow_events_given_up", "Events of jobs that no stream got.", ("workflow_type",),
+            registry=self.registry,
+        )  # fmt: skip
         Info("gateway_worker", "This program.", registry=self.registry).info({"version": version})
         ProcessCollector(registry=self.registry)
 
@@ -49,13 +53,20 @@ class WorkerMetrics:
 
     def executed(self, workflow_type: str, status: str, seconds: float) -> None:
         """Count a job that ended; `status` is one of the status body's."""
-        name = workflow_type if workflow_type in self._workflow_types else OTHER
+        name = self._known(workflow_type)
         self._executions.labels(name, status).inc()
         self._seconds.labels(name).observe(seconds)
 
     def retried(self, activity_type: str) -> None:
         """Count an attempt that is not the first, of an activity of the worker's."""
         self._retries.labels(activity_type).inc()
+
+    def given_up(self, workflow_type: str, events: int) -> None:
+        """Count events of a job that its stream will never tell."""
+        self._given_up.labels(self._known(workflow_type)).inc(events)
+
+    def _known(self, workflow_type: str) -> str:
+        return workflow_type if workflow_type in self._workflow_types else OTHER
 
     async def page(self, sdk_address: str | None) -> bytes:
         """Prometheus text (0.0.4); without the SDK's figures when they can't be had."""

@@ -96,7 +96,9 @@ class Authenticator:
     without any of them, by the keyless rules. `service_token` is a worker's, also where those hold.
 
     Raises SettingsError when a key can't be used. A token whose signature was good is remembered by
-    its SHA-256, so that no table of the process holds tokens.
+    its SHA-256, so that no table of the process holds tokens. `takes_api_keys`: X-API-Key is a
+    credential here, and not some service's own field; `is_keyless`: nobody's credential could be
+    verified, and the keyless rules hold.
     """
 
     __slots__ = (
@@ -111,6 +113,8 @@ class Authenticator:
         "_verified",
         "_version",
         "_warnings",
+        "is_keyless",
+        "takes_api_keys",
     )
 
     def __init__(
@@ -133,6 +137,9 @@ class Authenticator:
         if service_token is not None:
             self._service_digest = hashlib.sha256(key_bytes(service_token)).digest()
         self._keys = keys if keys is not None else ApiKeys()
+        # Looked at for every request, and the same for as long as this lives.
+        self.takes_api_keys: Final = len(self._keys) > 0
+        self.is_keyless: Final = self._signatures is None and not self.takes_api_keys
         self._jwks = jwks
         self._revocations = revocations if revocations is not None else Revocations()
         self._keyless = Keyless(settings.host, allow_anonymous=settings.allow_anonymous)
@@ -151,16 +158,6 @@ class Authenticator:
         """What tokens may be signed with; empty: no key is set."""
         return [] if self._signatures is None else self._signatures.algorithms
 
-    @property
-    def takes_api_keys(self) -> bool:
-        """Whether X-API-Key is a credential here, and not some service's own field."""
-        return len(self._keys) > 0
-
-    @property
-    def is_keyless(self) -> bool:
-        """Whether nobody's credential could be verified, and the keyless rules hold."""
-        return self._signatures is None and not self._keys
-
     def warnings(self) -> list[str]:
         """What to say once at start, a line each, without a secret."""
         return list(self._warnings)
@@ -176,7 +173,7 @@ class Authenticator:
         would not have without, so a client with a token in its configuration is served as well.
         """
         fields = credentials.authorization
-        if credentials.api_key and self._keys:
+        if credentials.api_key and self.takes_api_keys:
             return self._by_own_field(credentials, wall_seconds)
         if self._jwks is not None and self._jwks.version != self._version:
             # The issuer took a key back: what it signed must be verified again.
@@ -260,7 +257,7 @@ class Authenticator:
         return self._by_api_key(credentials.api_key[0].strip(), wall_seconds)
 
     def _by_api_key(self, key: bytes, wall_seconds: float) -> Identity | Rejection:
-        if not self._keys:
+        if not self.takes_api_keys:
             return auth_failed("API keys are not taken here: send a token")
         verified = self._keys.find(hashlib.sha256(key).digest())
         if verified is None:

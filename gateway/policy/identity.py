@@ -49,6 +49,13 @@ class Identity:
         """For records and answers: the subject or `anonymous`."""
         return self.subject or "anonymous"
 
+    @property
+    def is_nameless(self) -> bool:
+        """Whether it came with a credential that names neither a subject nor a tenant: whoever has
+        such a one could be anybody, so nothing can be this caller's own.
+        """
+        return self.subject == "" and not self.tenant
+
     def may_read(self, client_id: str) -> bool:
         """Whether the events and questions of this client id are for this caller. A job's are its
         owner's, who has paths of his own for that: no scope and no name gives another's.

@@ -1,12 +1,15 @@
 """Deliveries of decisions: kept with the decision, leased to whoever sends them, until done.
 
 At least once: who dies between sending and saying so is followed by another when the lease is over.
+Leases are short, and whoever is at a row makes its own longer: one that is over belongs to nobody
+who lives, or to one that stood still, which finds out when it comes to renew. When a lease ends is
+its name too: the next one of the same row always ends later.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -19,7 +22,10 @@ from gateway.store.tables import audit, outbox
 CALLBACK: Final = "callback"
 FORWARD: Final = "forward"
 JOB: Final = "job"
-LEASE_SECONDS: Final = 60.0
+# What a gateway that was killed had under way is sent by another after so long at most. It is also
+# how far clocks of gateways may be apart, less `callbacks.delivering.RENEW_SECONDS`: beyond that
+# they would take rows from each other, and send them twice.
+LEASE_SECONDS: Final = 10.0
 _MAX_ERROR_CHARACTERS: Final = 500
 _DONE: Final = {CALLBACK: "called_back", FORWARD: "forwarded", JOB: "forwarded"}
 
@@ -55,6 +61,14 @@ class Outbox(Protocol):
     ) -> list[Delivery]:
         """Those that are due, oldest first; nobody else gets them before the lease is over."""
 
+    async def renew_deliveries(
+        self, leased: Mapping[str, float], now: float, *, lease_seconds: float = LEASE_SECONDS
+    ) -> set[str]:
+        """Make leases longer: from now on. `leased` tells of each row, by its id, when that was
+        last done, or when it was leased. Those that are the caller's still; the others have been
+        leased by somebody else since, or are done.
+        """
+
     async def delivery_done(self, delivery_id: str, now: float, detail: str = "") -> None:
         """It arrived."""
 
@@ -88,6 +102,16 @@ class Deliveries:
             update(outbox)
             .where(sql.among(outbox.c.id, "ids"))
             .values(leased_until_ms=bindparam("until_ms", type_=BigInteger))
+        )
+        self._renew = (
+            update(outbox)
+            .where(
+                sql.among(outbox.c.id, "ids"),
+                outbox.c.leased_until_ms == bindparam("before_ms", type_=BigInteger),
+                outbox.c.done_ms.is_(None),
+            )
+            .values(leased_until_ms=bindparam("until_ms", type_=BigInteger))
+            .returning(outbox.c.id)
         )
         self._one = sql.locked(
             select(outbox.c.question_id, outbox.c.kind).where(this, outbox.c.done_ms.is_(None))
@@ -125,11 +149,10 @@ class Deliveries:
         kinds: Sequence[str] = (CALLBACK, FORWARD),
     ) -> list[Delivery]:
         """Those that are due, leased."""
-        now_ms = int(now * 1000)
-        until_ms = now_ms + round(lease_seconds * 1000)
+        until_ms = _until_ms(now, lease_seconds)
 
         def work(connection: Connection) -> list[Delivery]:
-            wanted = {"now_ms": now_ms, "most": limit, "kinds": list(kinds)}
+            wanted = {"now_ms": int(now * 1000), "most": limit, "kinds": list(kinds)}
             found = [
                 Delivery(
                     row.id,
@@ -146,6 +169,28 @@ class Deliveries:
                 ids = [each.id for each in found]
                 connection.execute(self._lease, {"ids": ids, "until_ms": until_ms})
             return found
+
+        return await self._database.write(work)
+
+    async def renew_deliveries(
+        self, leased: Mapping[str, float], now: float, *, lease_seconds: float = LEASE_SECONDS
+    ) -> set[str]:
+        """Make leases longer, but for those that are somebody else's by now. The same
+        `lease_seconds` as they were leased with.
+        """
+        rounds: dict[int, list[str]] = {}
+        for delivery_id, at in leased.items():
+            rounds.setdefault(_until_ms(at, lease_seconds), []).append(delivery_id)
+        until_ms = _until_ms(now, lease_seconds)
+
+        def work(connection: Connection) -> set[str]:
+            return {
+                row.id
+                for before_ms, ids in rounds.items()
+                for row in connection.execute(
+                    self._renew, {"ids": ids, "before_ms": before_ms, "until_ms": until_ms}
+                )
+            }
 
         return await self._database.write(work)
 
@@ -183,3 +228,8 @@ class Deliveries:
             "detail": detail or None,
         }
         connection.execute(insert(audit), [entry])
+
+
+def _until_ms(now: float, lease_seconds: float) -> int:
+    """The end of a lease that begins now."""
+    return int(now * 1000) + round(lease_seconds * 1000)

@@ -16,9 +16,10 @@ from gateway.jobs.activities.sessions import new_session_id
 
 def activities(parts: Parts) -> list[Callable[..., Any]]:
     """All activities, to be registered with a worker."""
+    publishing = Publishing(parts.publisher, parts.metrics, parts.log)
     return [
-        *Calls(parts.http, parts.log).all(),
-        *Publishing(parts.publisher, parts.metrics, parts.log).all(),
+        *Calls(parts.http, publishing, parts.log).all(),
+        *publishing.all(),
         *Callbacks(parts.callbacks, parts.log).all(),
         *Asking(parts.http).all(),
         *Breakers(parts.client).all(),

@@ -6,6 +6,7 @@ its own 429, the request has been counted, and that is remembered in the heartbe
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from temporalio import activity
 
 from gateway.jobs import failures, references
 from gateway.jobs.activities.failing import beating, failed
+from gateway.jobs.activities.publishing import Publishing
 from gateway.jobs.activity_models import (
     CallInput,
     CallResult,
@@ -28,13 +30,16 @@ from gateway.jobs.models import JobError, ResultRule, ServiceAnswer
 from sse.answer_schema import AnswerSchemas, BadSchema, TooManyStepsError
 
 _SPENT: Final = "spent"
+# What the news of a job's beginning may take longer than its first question.
+_TELLING_SECONDS: Final = 0.5
 
 
 class Calls:
     """The activities around one request."""
 
-    def __init__(self, http: GatewayHttp, log: Any) -> None:
+    def __init__(self, http: GatewayHttp, publishing: Publishing, log: Any) -> None:
         self._http = http
+        self._publishing = publishing
         self._log = log
         self._schemas = AnswerSchemas()
 
@@ -59,6 +64,22 @@ class Calls:
         return await self._gate(asked, "limit")
 
     async def _gate(self, asked: GateInput, what: str) -> GateAnswer:
+        """Ask, and tell the news beside it. At the first try only: those that are told again, since
+        the answer to the question was lost, have a line of the log again.
+        """
+        if asked.news is None or activity.info().attempt > 1:
+            return await self._answer(asked, what)
+        telling = asyncio.ensure_future(self._publishing.along(asked.news))
+        try:
+            answer = await self._answer(asked, what)
+            # Whoever watches waits for the job; it does not wait for them.
+            await asyncio.wait((telling,), timeout=_TELLING_SECONDS)
+            answer.told = telling.done() and telling.result()
+        finally:
+            telling.cancel()
+        return answer
+
+    async def _answer(self, asked: GateInput, what: str) -> GateAnswer:
         try:
             async with beating():
                 error = await self._http.admission(asked.context, asked.request, what)
@@ -144,8 +165,10 @@ class Calls:
             raise failed(KINDS["validation"], error) from None
 
     @activity.defn(name="log_api_request")
-    async def log_api_request(self, made: LogInput) -> None:
-        """One line about a request that was made, without what was said."""
+    async def log_api_request(self, made: LogInput) -> bool:
+        """One line about a request that was made, without what was said; whether the news that go
+        with it were told.
+        """
         caller = made.context.caller
         self._log.info(
             "job_request",
@@ -161,6 +184,7 @@ class Calls:
             duration_ms=made.duration_ms,
             error_code=None if made.error is None else made.error.code,
         )
+        return await self._publishing.along(made.news)
 
 
 def _no_answer(failure: NoAnswerError, call: CallInput | None = None) -> Exception:
@@ -182,7 +206,7 @@ def _error_of(call: CallInput, received: Received, kind: Kind) -> JobError:
     status = received.answer.status
     return JobError(
         kind.code,
-        f"the service answered {status}",
+        f"{call.request.service} answered {status}",
         step=call.step,
         status=status,
         retry_after=received.retry_after,

@@ -54,6 +54,10 @@ class JobMetrics(Protocol):
         """A job ended."""
         ...
 
+    def given_up(self, workflow_type: str, events: int) -> None:
+        """Events that no stream will get."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:

@@ -6,6 +6,7 @@ the count of a job that ended are made here.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -15,13 +16,14 @@ from temporalio import activity
 
 from gateway.jobs.activities.failing import beating, failed
 from gateway.jobs.activities.parts import JobMetrics, NotPublishedError, Publisher
-from gateway.jobs.activity_models import JobEvent, PublishInput
+from gateway.jobs.activity_models import GivenUp, JobEvent, PublishInput
 from gateway.jobs.failures import KINDS
 from gateway.jobs.gateway_http import GatewayHttp, NoAnswerError, refusal_of
 from gateway.jobs.models import JobError, Retry
 from sse.idempotency import other_body
 
 _SOON: Final = Retry(initial_seconds=1.0, max_seconds=15.0)
+_ALONG_SECONDS: Final = 5.0  # as its own first try has
 _OTHER_BODY: Final = other_body().message
 _ENDS: Final = frozenset(("job.completed", "job.failed", "job.cancelled"))
 
@@ -65,19 +67,47 @@ class Publishing:
 
     def all(self) -> list[Callable[..., Any]]:
         """The activities, to be registered."""
-        return [self.publish_events]
+        return [self.publish_events, self.give_up_events]
 
     @activity.defn(name="publish_events")
     async def publish_events(self, asked: PublishInput) -> None:
         """Publish a batch; once, as long as the streams remember its key."""
-        client_id = asked.client_id or f"job:{asked.context.operation_id}"
         try:
             async with beating():
-                await self._publisher.publish(client_id, asked.events, asked.key)
+                await self._publish(asked)
         except NotPublishedError as failure:
             raise self._failed(str(failure), final=failure.final) from None
         except Exception as failure:
             raise self._failed(type(failure).__name__, final=False) from None
+
+    @activity.defn(name="give_up_events")
+    async def give_up_events(self, lost: GivenUp) -> None:
+        """Say that a stream lacks some: who watches it does not know."""
+        self._log.error(
+            "workflow_events_given_up",
+            operation_id=lost.context.operation_id,
+            workflow_type=lost.context.workflow_type,
+            correlation_id=lost.context.correlation_id,
+            events=lost.events,
+        )
+        self._metrics.given_up(lost.context.workflow_type, lost.events)
+
+    async def along(self, news: PublishInput | None) -> bool:
+        """Publish beside what another activity does; whether it was done. It is no failure of
+        theirs where it was not, and does not keep them for long.
+        """
+        if news is None:
+            return False
+        try:
+            async with asyncio.timeout(_ALONG_SECONDS):
+                await self._publish(news)
+        except Exception:
+            return False
+        return True
+
+    async def _publish(self, asked: PublishInput) -> None:
+        client_id = asked.client_id or f"job:{asked.context.operation_id}"
+        await self._publisher.publish(client_id, asked.events, asked.key)
         if asked.client_id is None:
             for event in asked.events:
                 self._note(asked, event)

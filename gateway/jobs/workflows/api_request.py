@@ -70,6 +70,7 @@ class ApiRequestWorkflow(TrackedWorkflow):
     """One request to a service."""
 
     tells_steps = False
+    tells_along = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,9 +106,11 @@ class ApiRequestWorkflow(TrackedWorkflow):
         made.attempts = self.tracker.attempts_of("route")
 
     async def closing(self, context: JobContext) -> None:
-        """The line about the request, while the end is being told: nobody waits for it."""
+        """The line about the request, and with it the end."""
         if self._made is not None:
-            await log_request(self._made)
+            with self.announcer.along() as along:
+                self._made.news = along.news
+                along.told = await log_request(self._made)
 
     async def _request(
         self, context: JobContext, asked: ApiRequestInput, request: ServiceRequest
@@ -137,15 +140,18 @@ class ApiRequestWorkflow(TrackedWorkflow):
         self.tracker.begin(step)
         # The body decides nothing here.
         asked = GateInput(context, replace(request, body=None, body_base64=None))
-        answer: GateAnswer = await workflow.execute_local_activity(
-            activity,
-            asked,
-            result_type=GateAnswer,
-            start_to_close_timeout=QUICK,
-            schedule_to_close_timeout=self.left(context) + SPARE,
-            local_retry_threshold=_THRESHOLD,
-            retry_policy=AGAIN,
-        )
+        with self.announcer.along() as along:
+            asked.news = along.news
+            answer: GateAnswer = await workflow.execute_local_activity(
+                activity,
+                asked,
+                result_type=GateAnswer,
+                start_to_close_timeout=QUICK,
+                schedule_to_close_timeout=self.left(context) + SPARE,
+                local_retry_threshold=_THRESHOLD,
+                retry_policy=AGAIN,
+            )
+            along.told = answer.told
         error = answer.error
         if error is not None:
             error = replace(error, step=step)
@@ -205,15 +211,23 @@ class ApiRequestWorkflow(TrackedWorkflow):
         return result
 
 
-async def log_request(made: LogInput) -> None:
-    """Write the line about a request; a job does not fail for a line."""
+async def log_request(made: LogInput) -> bool:
+    """Write the line about a request, and tell the news that go with it: whether they were told. A
+    job does not fail for a line.
+    """
     try:
-        await workflow.execute_local_activity(
-            "log_api_request", made, start_to_close_timeout=QUICK, retry_policy=ONCE
+        told: bool = await workflow.execute_local_activity(
+            "log_api_request",
+            made,
+            result_type=bool,
+            start_to_close_timeout=QUICK,
+            retry_policy=ONCE,
         )
     except FailureError as failure:
         if causes.is_cancelled(failure):
             raise
+        return False
+    return told
 
 
 def is_refusal(failure: BaseException) -> bool:

@@ -96,7 +96,12 @@ class BusinessProcessWorkflow(tracking.TrackedWorkflow):
         except (asyncio.CancelledError, Exception) as error:
             # Never GeneratorExit: a worker that ends drops what it has in memory.
             compensations = await saga.undo()
-            raise causes.failure(_told(error), compensations=compensations) from None
+            raise causes.failure(
+                _told(error),
+                data=_reached(given, saga.results),
+                decisions=saga.results[processes.DECISIONS],
+                compensations=compensations,
+            ) from None
         decisions = saga.results[processes.DECISIONS]
         return BusinessProcessResult(data, decisions, skipped, completed_at=tracking.now())
 
@@ -112,9 +117,8 @@ class BusinessProcessWorkflow(tracking.TrackedWorkflow):
         else:
             await self._own(context, step, saga)
         if not self._holds(step, step.continue_when, saga):
-            raise StepFailedError(
-                JobError(STOPPED, "what the process goes on for is not so", step.id)
-            )
+            text = f"`continue_when` of step {step.id} does not hold"
+            raise StepFailedError(JobError(STOPPED, text, step.id))
         return True
 
     def _holds(self, step: ProcessStep, condition: Any, saga: Saga) -> bool:
@@ -125,7 +129,7 @@ class BusinessProcessWorkflow(tracking.TrackedWorkflow):
 
     async def _own(self, context: JobContext, step: ProcessStep, saga: Saga) -> None:
         """A step that no service takes part in."""
-        self.tracker.begin(step.id, waiting=step.ask is not None or step.wait_seconds is not None)
+        self.tracker.begin(step.id, waiting=step.wait_seconds is not None)
         result = None
         try:
             if step.ask is not None:
@@ -270,6 +274,14 @@ def _output(given: BusinessProcessInput, results: dict[str, Any]) -> Any:
     if template is None:
         template = whole((step.id for step in given.steps), results)
     return references.fill(template, results, lenient=True)
+
+
+def _reached(given: BusinessProcessInput, results: dict[str, Any]) -> Any:
+    """As far as it came; None where that can't be told: what failed is said already."""
+    try:
+        return _output(given, results)
+    except references.NoResultError:
+        return None
 
 
 def _told(error: BaseException) -> JobError:

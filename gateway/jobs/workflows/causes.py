@@ -64,6 +64,7 @@ def failure(
     error: JobError,
     *,
     data: Any = None,
+    decisions: Mapping[str, Any] | None = None,
     errors: Sequence[JobError] = (),
     compensations: Sequence[Compensation] = (),
 ) -> ApplicationError:
@@ -74,6 +75,8 @@ def failure(
         "errors": [asdict(each) for each in errors],
         "compensations": [asdict(each) for each in compensations],
     }
+    if decisions:
+        details["decisions"] = decisions
     return ApplicationError(error.message, details, type=error.code, non_retryable=True)
 
 

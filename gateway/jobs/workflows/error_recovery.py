@@ -224,7 +224,7 @@ def choose(given: ErrorRecoveryInput, now: datetime) -> tuple[str, str]:
             return CIRCUIT_BREAKER, f"{series} failures of the service within ten minutes"
         if given.fallback is not None:
             return FALLBACK, f"{kind.name} {series} times within ten minutes"
-    return RETRY, f"a {kind.name} error may pass"
+    return RETRY, f"{kind.name} errors may pass"
 
 
 def kind_of(failure: FailureReport) -> failures.Kind:

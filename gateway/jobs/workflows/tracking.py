@@ -23,19 +23,17 @@ from gateway.jobs.activity_models import Decision, JobEvent
 from gateway.jobs.models import JobContext, JobError
 from gateway.jobs.types import STATE_ATTRIBUTE
 from gateway.jobs.workflows import causes
-from gateway.jobs.workflows.announcing import Announcer, size_of
+from gateway.jobs.workflows.announcing import Announcer, fitted, size_of
 
 T = TypeVar("T")
 
-MOST_RESULT_BYTES: Final = 32 << 10  # within an event; the stream's frames hold 64 KiB
-MOST_DETAILS_BYTES: Final = 8 << 10
-MOST_STEPS_BYTES: Final = 16 << 10
 # Decisions that came before the question's asking was seen to be done; a job asks one at a time.
 MOST_DECISIONS: Final = 1000
 OVER: Final = frozenset(("completed", "failed", "cancelled", "timed_out"))
 _STEP_OVER: Final = frozenset(
     ("completed", "skipped", "failed", "compensated", "compensation_failed")
 )
+_GUARD: Final = "this step asks people, or decides whether the process goes on: it can't be skipped"
 _STATE: Final = SearchAttributeKey.for_keyword(STATE_ATTRIBUTE)
 _END_EVENTS: Final = {
     "completed": "job.completed",
@@ -95,7 +93,7 @@ class Tracker:
             )
 
     def begin(self, step_id: str, waiting: bool = False) -> None:
-        """A step begins; `waiting`: for people or time, not for a service."""
+        """A step begins; `waiting`: for time. For people it waits from `asked` on."""
         step = self._step(step_id)
         step["status"] = "waiting" if waiting else "running"
         step["started_at"] = step["started_at"] or self._clock()
@@ -126,6 +124,10 @@ class Tracker:
             self.fraction = max(self.fraction, over / len(self._steps))
         self._step_changed(step)
 
+    def leave_out(self, step_id: str) -> None:
+        """A step that has not begun never will. No event: that is told when its turn comes."""
+        self._step(step_id)["status"] = "skipped"
+
     def progress(self, fraction: float, message: str | None = None) -> None:
         """How much is done, 0 to 1; it never goes back."""
         self.fraction = max(self.fraction, min(fraction, 1.0))
@@ -135,20 +137,26 @@ class Tracker:
         self._tell("job.progress", data)
 
     def asked(self, question_id: str, prompt: str, step: str, expires_at: str | None) -> None:
-        """A question is open, and the job waits for it."""
+        """A question is open, and the step waits for it; told as one, so that who sees it wait
+        sees what for.
+        """
+        waiting = self._step(step)
+        waiting["status"] = "waiting"
         self.question = {
             "question_id": question_id,
             "prompt": prompt,
             "step": step,
             "expires_at": expires_at,
         }
-        self._tell("job.question", self._now() | {"question": self.question})
+        self._tell("job.question", self._now() | {"question": self.question, "step": dict(waiting)})
 
     def decided(self) -> None:
         """The question that was open is decided."""
         if self.question is not None:
+            step = self._step(self.question["step"])
+            step["status"] = "running"
             self.question = None
-            self._tell("job.question", self._now() | {"question": None})
+            self._tell("job.question", self._now() | {"question": None, "step": dict(step)})
 
     def tried(self, attempts: int) -> None:
         """Requests were made that belong to no step."""
@@ -253,37 +261,19 @@ class Tracker:
 Emit = Callable[[str, dict[str, Any]], None]
 
 
-def fitted(body: dict[str, Any]) -> tuple[dict[str, Any], int]:
-    """A status body as an event holds it, and its size: what is too large for a frame of a stream
-    is left out, and where all of it stands is said.
-    """
-    body = dict(body)
-    at = f"/api/v1/workflows/{body['operation_id']}"
-    if size_of(body.get("result")) > MOST_RESULT_BYTES:
-        body["result"] = None
-        body["result_url"] = f"{at}/result"
-    error = body.get("error")
-    if error is not None and size_of(error.get("details")) > MOST_DETAILS_BYTES:
-        body["error"] = error | {"details": None}
-        body["status_url"] = f"{at}/status"
-    if size_of(body.get("steps")) > MOST_STEPS_BYTES:
-        body["steps"] = None
-        body["status_url"] = f"{at}/status"
-    return body, size_of(body)
-
-
 class TrackedWorkflow:
     """What workflows derive from. `announces` False: a part of another job, which tells its own
     beginning and end. `tells_steps` False: so short that steps one by one are no news; all are in
-    what is told of the end.
+    what is told of the end. `tells_along`: its own activities take the beginning and the end along.
     """
 
     announces = True
     tells_steps = True
+    tells_along = False
 
     def __init__(self) -> None:
         info = workflow.info()
-        self._announcer = Announcer()
+        self.announcer = Announcer()
         self.tracker = Tracker(info.workflow_id, info.workflow_type, now, self._emit)
         self.tracker.started_at = moment(info.start_time)
         self._decisions: dict[str, Decision] = {}
@@ -317,6 +307,7 @@ class TrackedWorkflow:
     def skip_step(self, step_id: str) -> dict[str, Any]:
         """Leave a step out that has not begun. Answers with the status body."""
         self._skipped.add(step_id)
+        self.tracker.leave_out(step_id)
         return self.tracker.body()
 
     @skip_step.validator
@@ -324,10 +315,12 @@ class TrackedWorkflow:
         status = self.tracker.step_status(step_id)
         if status is None:
             raise ApplicationError(f"there is no step {step_id[:64]!r}", type="NOT_FOUND")
-        if status != "pending" or not self.may_skip(step_id):
+        if status != "pending":
             raise ApplicationError(
-                f"the step is {status} and can't be skipped", type="CONFLICT", non_retryable=True
+                f"the step is {status}: it can't be skipped any more", type="CONFLICT"
             )
+        if not self.may_skip(step_id):
+            raise ApplicationError(_GUARD, type="CONFLICT")
 
     # What workflows use
 
@@ -368,7 +361,7 @@ class TrackedWorkflow:
         Raises what the job ends with.
         """
         self.tracker.operation_id = context.operation_id
-        self._announcer.begin(context)
+        self.announcer.begin(context, held=self.tells_along)
         if self.announces:
             self.tracker.started()
         task = asyncio.ensure_future(work())
@@ -384,6 +377,7 @@ class TrackedWorkflow:
 
     async def _end(self, context: JobContext, task: asyncio.Future[T], ended_by: str) -> T:
         error: BaseException | None = None
+        self.announcer.hold(self.tells_along)
         try:
             result = task.result()
         except (asyncio.CancelledError, Exception) as raised:
@@ -391,7 +385,7 @@ class TrackedWorkflow:
         else:
             self.tracker.ended("completed", _plain(result))
         await self.closing(context)
-        await self._announcer.flushed()
+        await self.announcer.flushed()
         if error is not None:
             raise error
         return result
@@ -403,7 +397,7 @@ class TrackedWorkflow:
 
     def tell(self, event_type: str, data: dict[str, Any], client_id: str | None = None) -> None:
         """Put an event into the job's stream, or into another."""
-        self._announcer.put(JobEvent(event_type, data), size_of(data), client_id)
+        self.announcer.put(JobEvent(event_type, data), size_of(data), client_id)
 
     # The end
 
@@ -456,10 +450,9 @@ class TrackedWorkflow:
             if not self.announces:
                 return
             data, size = fitted(data)
-        else:
-            size = size_of(data)
-        if event_type != "job.step" or self.tells_steps:
-            self._announcer.put(JobEvent(event_type, data), size)
+            self.announcer.put(JobEvent(event_type, data), size)
+        elif event_type != "job.step" or self.tells_steps:
+            self.tell(event_type, data)
         state = self.tracker.shown
         # Temporal itself tells the other ends apart, in lists too.
         kept = state not in OVER or state == "timed_out"

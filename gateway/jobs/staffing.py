@@ -1,0 +1,106 @@
+"""Whether Temporal is fit for jobs, as a gateway sees it from outside: does anybody work on their
+queues, and are the search attributes there. For the health page alone; nothing waits for it.
+
+Not here: whether Temporal answers (`calls`), and making what is missing (`namespace`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Final
+
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+from gateway.jobs.namespace import WANTED
+
+# A call for each queue and one more: some milliseconds of Temporal's time.
+LOOK_SECONDS: Final = 15.0
+# While something is missing somebody is at work on it, and looks at the health page.
+MISSING_SECONDS: Final = 2.0
+# A worker asks again each minute. Temporal tells of those that went for five.
+RECENT_SECONDS: Final = 120.0
+_CALL: Final = timedelta(seconds=5)
+_WORKFLOWS: Final = TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW
+
+
+class Staffing:
+    """Looks, again and again. `start` once, then `close`."""
+
+    def __init__(
+        self,
+        client: Client,
+        queues: Callable[[], Sequence[str]],
+        wall: Callable[[], float],
+        *,
+        missing_seconds: float = MISSING_SECONDS,
+        look_seconds: float = LOOK_SECONDS,
+    ) -> None:
+        """`queues`: those of now; `wall`: Unix seconds."""
+        self._client = client
+        self._queues = queues
+        self._wall = wall
+        self._missing_seconds = missing_seconds
+        self._look_seconds = look_seconds
+        self._idle: list[str] = []
+        self._attributes: list[str] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Staffing idle={self._idle} missing={self._attributes}>"
+
+    @property
+    def lacks(self) -> str:
+        """What is missing, for people; empty: nothing that is known of."""
+        said = []
+        if self._idle:
+            said.append(f"no worker is at queue {', '.join(self._idle)}: what is started waits")
+        if self._attributes:
+            said.append(f"search attributes {', '.join(self._attributes)} (Keyword) are missing")
+        return "; ".join(said)
+
+    def start(self) -> None:
+        """Begin with a look."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def close(self) -> None:
+        """Look no more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def look(self) -> None:
+        """Once. Where Temporal does not say, what was known stays."""
+        try:
+            self._idle = [name for name in self._queues() if not await self._is_polled(name)]
+            self._attributes = await self._missing()
+        except RPCError:
+            return  # away, or not permitted: others tell of the one, nobody knows of the other
+
+    async def _run(self) -> None:
+        while True:
+            await self.look()
+            await asyncio.sleep(self._missing_seconds if self.lacks else self._look_seconds)
+
+    async def _is_polled(self, queue: str) -> bool:
+        request = DescribeTaskQueueRequest(
+            namespace=self._client.namespace,
+            task_queue=TaskQueue(name=queue),
+            task_queue_type=_WORKFLOWS,
+        )
+        service = self._client.workflow_service
+        found = await service.describe_task_queue(request, timeout=_CALL)
+        since = self._wall() - RECENT_SECONDS
+        return any(each.last_access_time.seconds >= since for each in found.pollers)
+
+    async def _missing(self) -> list[str]:
+        request = ListSearchAttributesRequest(namespace=self._client.namespace)
+        service = self._client.operator_service
+        found = await service.list_search_attributes(request, timeout=_CALL)
+        return [name for name in WANTED if name not in found.custom_attributes]
