@@ -210,7 +210,9 @@ class Gateway:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.drain_grace_seconds):
                 await self._hurry.wait()
-        await resting
+        [fault] = await asyncio.gather(resting, return_exceptions=True)
+        if fault is not None:
+            self._log.error("worker_rest_failed", exc_info=fault)  # all else ends as ever
         await self._close_listeners()
         self._room.drain()
         self._jobs.drain()

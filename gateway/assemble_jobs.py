@@ -34,7 +34,7 @@ from gateway.jobs.refusals import JobRefusedError
 from gateway.policy.identity import Identity
 from gateway.policy.on_behalf import PURPOSE, Assertions
 from gateway.policy.payload_keys import PayloadKeys, service_token
-from gateway.settings import Settings
+from gateway.settings import Settings, SettingsError
 from gateway.settings_jobs import EMBEDDED
 from gateway.store import Database, Deliveries, JobPayloads
 from sse.event import NewEvent, Published
@@ -50,12 +50,12 @@ _OWNER_PURPOSE: Final = b"job owner"
 # Takes back the question of a job that was terminated.
 _WITHDRAWER: Final = Identity(subject="gateway", scopes=frozenset(("internal",)))
 METRICS_SECONDS: Final = 1.0
-_OF_JOBS: Final = re.compile(
-    rb"(?:# (?:HELP|TYPE) )?(?:workflow_executions|workflow_duration_seconds|activity_retries)[_ {]"
-).match
+# The families of `WorkerMetrics` about jobs; not its process's, nor the SDK's.
+_OF_JOBS: Final = re.compile(rb"(?:# (?:HELP|TYPE) )?(?:workflow|activity)_").match
 # Between two tries to reach a Temporal that is away.
 RETRY_SECONDS: Final = 1.0
-_MOST_SAID: Final = 200  # characters of what Temporal has against a connection
+# What `connect` raises for a Temporal or settings that can't be used.
+_FORESEEN: Final = (RuntimeError, SettingsError, ValueError, OSError)
 _SECONDS: Final = 2  # until it is worth asking again whether Temporal is there
 _SELDOM_SECONDS: Final = 60  # what only an operator can change
 _OFF: Final = {
@@ -208,6 +208,8 @@ class JobRoom:
         """
         # In a thread: loading the SDK on the loop would hold up every request for its time.
         await asyncio.to_thread(_load_sdk)
+        from gateway.jobs.connect import why
+
         while True:
             address = self._settings.temporal_address or ""
             if self._embedded is not None:
@@ -216,11 +218,13 @@ class JobRoom:
                 await self._open(address, keys)
             except Exception as error:
                 # Whatever it is (files of TLS, a refusal, a Temporal that is away): it may be
-                # mended, and what is logged once says what by.
-                said = " ".join(str(error).split())[:_MOST_SAID] or type(error).__name__
-                if not self._away:
-                    self._log.warning("temporal_away", error=said)
-                self._away = f" ({said})"
+                # mended, and what is logged once says what by. All callers see why; of a bug they
+                # see its kind only, and the log has the rest.
+                bug = None if isinstance(error, _FORESEEN) else error
+                away = f" ({why(error) if bug is None else type(bug).__name__})"
+                if away != self._away:
+                    self._log.warning("temporal_away", error=why(error), exc_info=bug)
+                self._away = away
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
             self._away = ""
@@ -280,6 +284,7 @@ class JobRoom:
     async def _shut(self) -> None:
         """The other way round; what runs goes on in the workers, or after the restart."""
         self._around.door.jobs = None
+        self._around.hub.job_ended = lambda _operation_id, _data: None
         if self._state is not None:
             self._state.jobs = None
         jobs, self._jobs = self._jobs, None

@@ -31,9 +31,17 @@ from referencing.jsonschema import DRAFT202012
 from sse.schema_patterns import bad_patterns, regex, search_steps
 from sse.schema_quick import quick
 from sse.schema_shape import Fault, SubSchema, child, walk
-from sse.schema_words import brief, required, words
+from sse.schema_words import (
+    brief,
+    dependent_required,
+    property_names,
+    required,
+    sentence,
+    words,
+)
 
 MAX_SCHEMA_BYTES: Final = 16384
+MAX_POINTER: Final = 512  # characters: more than any form has
 # Who gets that many wrong sends something else, not a slip.
 MAX_FAULTS: Final = 20
 # A keyword applied to a value is one step, an item or member that it goes through another, a
@@ -102,7 +110,8 @@ class Options:
         """Whether it is one of them."""
         if isinstance(value, str) and value in self._options:
             return []
-        return [("", f"Is none of the options: {brief(orjson.dumps(self._options).decode())}.")]
+        options = brief(orjson.dumps(self._options).decode())
+        return [("", sentence(f"is none of the options: {options}"))]
 
 
 class SchemaChecker:
@@ -202,6 +211,8 @@ class _Steps:
             "additionalProperties": self._additional_properties,
             "pattern": self._pattern,
             "patternProperties": self._pattern_properties,
+            "dependentRequired": dependent_required,
+            "propertyNames": property_names,
             "required": required,
             "uniqueItems": _unique_items,
         }
@@ -343,5 +354,13 @@ def _bad_references(schema: object, subschemas: Iterable[SubSchema]) -> Iterator
 
 
 def pointer(path: Iterable[str | int]) -> str:
-    """A JSON pointer (RFC 6901)."""
-    return "".join(f"/{str(each).replace('~', '~0').replace('/', '~1')}" for each in path)
+    """A JSON pointer (RFC 6901); of a long one that to what it stands in: names are a client's, and
+    each of MAX_FAULTS faults below one would repeat it.
+    """
+    made = ""
+    for each in path:
+        token = f"/{str(each).replace('~', '~0').replace('/', '~1')}"
+        if len(made) + len(token) > MAX_POINTER:
+            break
+        made += token
+    return made

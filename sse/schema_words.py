@@ -31,17 +31,21 @@ _TYPES: Final[Mapping[str, str]] = MappingProxyType(
 def words(error: ValidationError) -> str:
     """The sentence for what a validator found."""
     name, rule = error.validator, error.validator_value
+    if name == "items":  # all that stand behind prefixItems are ruled out
+        rule = len(error.schema.get("prefixItems", ()))
+    elif name == "contains":
+        rule = error.schema.get("minContains", 1)
     if name in _OWN:
         return sentence(brief(error.message))
     say = _SENTENCES.get(name)
     if say is not None:
         return say(rule)
-    return "Nothing can stand here." if name is None else f"Does not fit {name}: {_json(rule)}."
+    return "Nothing can stand here." if name is None else sentence(f"does not fit {name}")
 
 
 def sentence(clause: str) -> str:
-    """A clause as a sentence: with a capital and a full stop."""
-    return f"{clause[:1].upper()}{clause[1:]}{'' if clause.endswith('.') else '.'}"
+    """A clause as a sentence: with a capital and a full stop, unless it ends in … as `brief`'s."""
+    return f"{clause[:1].upper()}{clause[1:]}{'' if clause.endswith(('.', '…')) else '.'}"
 
 
 def brief(text: str) -> str:
@@ -58,8 +62,38 @@ def required(
         yield ValidationError(f"lacks {', '.join(missing)}")
 
 
+def dependent_required(
+    _validator: Any, rule: Mapping[str, list[str]], value: Any, _schema: Mapping[str, Any]
+) -> Iterator[ValidationError]:
+    """The keyword, with one error for all that a member asks for."""
+    for each, needed in rule.items() if isinstance(value, dict) else ():
+        missing = [name for name in needed if name not in value] if each in value else []
+        if missing:
+            yield ValidationError(f"lacks {', '.join(missing)}, needed beside {each}")
+
+
+def property_names(
+    validator: Any, rule: Any, value: Any, _schema: Mapping[str, Any]
+) -> Iterator[ValidationError]:
+    """The keyword, with errors that point at the member and speak of its name."""
+    for name in value if isinstance(value, dict) else ():
+        for error in validator.descend(name, rule):
+            said = words(error)
+            text = f"a member's name: {said[0].lower()}{said[1:]}"
+            yield ValidationError(text, path=(name,))
+
+
 # Keywords whose messages are written here or beside here, as clauses.
-_OWN: Final = frozenset(("additionalProperties", "pattern", "required", "uniqueItems"))
+_OWN: Final = frozenset(
+    (
+        "additionalProperties",
+        "dependentRequired",
+        "pattern",
+        "propertyNames",
+        "required",
+        "uniqueItems",
+    )
+)
 
 
 def _json(rule: Any) -> str:
@@ -83,15 +117,16 @@ def _type(rule: str | list[str]) -> str:
 
 
 def _enum(rule: list[Any]) -> str:
-    return f"Must be one of {brief(', '.join(orjson.dumps(each).decode() for each in rule))}."
+    values = ", ".join(orjson.dumps(each).decode() for each in rule)
+    return sentence(f"must be one of {brief(values)}")
 
 
-def _bound(before: str, unit: str = "") -> Callable[[float], str]:
+def _bound(before: str, unit: str = "", behind: str = "") -> Callable[[float], str]:
     """A sentence with a number, and what is counted where something is."""
 
     def say(rule: float) -> str:
         counted = f" {unit}{'' if rule == 1 else 's'}" if unit else ""
-        return f"{before} {_number(rule)}{counted}."
+        return f"{before} {_number(rule)}{counted}{behind}."
 
     return say
 
@@ -100,11 +135,12 @@ def _always(text: str) -> Callable[[Any], str]:
     return lambda _rule: text
 
 
+_COUNTED: Final = " of the items that the schema counts"
 _SENTENCES: Final[Mapping[str, Callable[[Any], str]]] = MappingProxyType(
     {
         "type": _type,
         "enum": _enum,
-        "const": lambda rule: f"Must be {_json(rule)}.",
+        "const": lambda rule: sentence(f"must be {_json(rule)}"),
         "minimum": _bound("Must be at least"),
         "maximum": _bound("Must be at most"),
         "exclusiveMinimum": _bound("Must be more than"),
@@ -114,15 +150,15 @@ _SENTENCES: Final[Mapping[str, Callable[[Any], str]]] = MappingProxyType(
         "maxLength": _bound("Takes at most", "character"),
         "minItems": _bound("Needs at least", "item"),
         "maxItems": _bound("Takes at most", "item"),
+        "items": _bound("Takes at most", "item"),
         "minProperties": _bound("Needs at least", "member"),
         "maxProperties": _bound("Takes at most", "member"),
         "anyOf": _always("Fits none of the schemas of anyOf."),
         "oneOf": _always("Does not fit exactly one of the schemas of oneOf."),
         "not": _always("Fits what the schema rules out."),
-        "contains": _always("Has too few of the items that the schema counts."),
-        "minContains": _always("Has too few of the items that the schema counts."),
-        "maxContains": _always("Has too many of the items that the schema counts."),
-        "dependentRequired": _always("Lacks a member that goes with one that is there."),
+        "contains": _bound("Needs at least", behind=_COUNTED),
+        "minContains": _bound("Needs at least", behind=_COUNTED),
+        "maxContains": _bound("Takes at most", behind=_COUNTED),
         "unevaluatedItems": _always("Has items that the schema does not name."),
         "unevaluatedProperties": _always("Has members that the schema does not name."),
     }

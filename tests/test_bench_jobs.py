@@ -84,12 +84,15 @@ def test_the_section_says_what_was_met_and_what_was_missed() -> None:
         watchers=10_000,
         kib_each=2.5,
         alone_p99_ms=[1.0, 1.0],
+        held_p99_ms=[1.2, 1.2],
         beside_p99_ms=[1.4, 1.4],
+        jobs_held=20,
         jobs_beside=100,
     )
     section = jobs._report(seen, 2, 8)
     assert "p99 < 100 ms | met |" in section
     assert "p50 ≤ 60 ms | missed: 61.00" in section
+    assert "1.20 times |" in section
     assert "1.40 times, met" in section
     assert "goal: no error: met" in section
     assert "goal ≤ 2 KiB: missed: 2.50" in section
@@ -102,5 +105,5 @@ def test_the_section_says_what_was_met_and_what_was_missed() -> None:
 
 
 def test_a_part_without_samples_is_no_success() -> None:
-    seen = Seen(alone_p99_ms=[1.0], beside_p99_ms=[1.0])
+    seen = Seen(alone_p99_ms=[1.0], held_p99_ms=[1.0], beside_p99_ms=[1.0])
     assert jobs._report(seen, 1, 1).count("none seen") == 3

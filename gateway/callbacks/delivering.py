@@ -20,7 +20,8 @@ from gateway.store.deliveries import Delivery, Outbox
 
 SWEEP_SECONDS = 1.0  # rows that other gateways, retries and restarts left are seen this late
 CLOSE_SECONDS = 5.0  # for deliveries under way when the process ends; the rest is sent again
-# Often enough that a lease outlasts two renewals that failed, and `CLOSE_SECONDS` without any.
+# Often enough that the lease of what is under way outlasts two renewals that failed, and
+# `CLOSE_SECONDS` without any; what waits is forgotten at the first that fails.
 RENEW_SECONDS = 2.0
 PATIENCE_SECONDS = 10.0  # for as long again, until its lease is over, rows of others have the room
 PUT_OFF_SECONDS = 60.0  # at least one more try for a row whose day ended while it was not its turn
@@ -228,7 +229,8 @@ class Delivering(ABC):
         await self._failed(delivery, at, outcome.error)
 
     async def _failed(self, delivery: Delivery, next_at: float | None, error: str) -> None:
-        await self._tell(self._outbox.delivery_failed(delivery.id, next_at, error))
+        leased_at = self._leased.get(delivery.id)
+        await self._tell(self._outbox.delivery_failed(delivery.id, next_at, error, leased_at))
 
     async def _tell(self, told: Awaitable[None]) -> None:
         """Write down what became of a row. Where that fails its lease ends and it is sent again."""

@@ -151,9 +151,10 @@ async def result(request: web.Request) -> web.Response:
     caller = reader(request)
     seconds = asked.seconds_of(request, "wait")
     operation_id, desk = request.match_info["operation_id"], desk_of(request)
-    found = await desk.wait(caller, operation_id, seconds) if seconds else None
-    if found is None:
-        found = await desk.status(caller, operation_id)
+    found = await desk.status(caller, operation_id)  # nobody waits for a job that is not there
+    if seconds and not found.ended:
+        ended = await desk.wait(caller, operation_id, seconds)
+        found = ended or await desk.status(caller, operation_id)
     if not found.ended:
         return _accepted(operation_id, {}, _SHORT_RETRY, status=found.status)
     if found.status != "completed":

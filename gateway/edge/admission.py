@@ -212,11 +212,11 @@ def _admit_worker(
     found = asserted(context, arrival, route, key, waited=waited)
     if not isinstance(found, Assertion):
         return found
-    refusal: Refusal = None
     agent = found.agent or arrival.agent
     rules = route.rules if agent is None else rules_of_agents(route)
     if isinstance(rules, Rejection):
         return rules
+    refusal: Refusal = None
     if not found.spent:
         # Callers without a credential are told apart by their addresses, not by the worker's.
         key = caller_key(found, key)

@@ -163,12 +163,14 @@ def refusal(
         return Rejection("FORBIDDEN", "this path is not one of the service that the job names")
     authenticator = context.authenticator
     identity = assertion.identity(keyless=authenticator is not None and authenticator.is_keyless)
+    refused = route.auth.check(identity)
+    if refused is not None:
+        return refused
     rules = route.rules if assertion.agent is None else rules_of_agents(route)
     if isinstance(rules, Rejection):
         return rules
-    refused = route.auth.check(identity)
-    if refused is not None or asked.what == "authenticate" or assertion.spent:
-        return refused
+    if asked.what == "authenticate" or assertion.spent:
+        return None
     return _limited(exchange, route, rules, assertion, path, waited=waited)
 
 

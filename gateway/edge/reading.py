@@ -117,9 +117,7 @@ class RequestReader:
             data = data.lstrip(b"\r\n")
             if not data:
                 return data
-        # Nearly always all of a head comes at once.
-        at = -1 if self._tail else data.find(_END)
-        end = self._boundary(data) if at < 0 else at + 4
+        end = self._boundary(data)
         piece = data if end == len(data) else data[:end]
         if not self._line_ended:
             self._read_line(piece)

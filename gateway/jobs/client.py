@@ -422,6 +422,7 @@ class Jobs:
         told = None if data is None else statuses.of_event(operation_id, data)
         if told is not None and told.whole:
             self._looks.keep(told)
+        self._running_jobs.ended(operation_id[:TAG_LENGTH])
         self._waiters.wake(operation_id)
 
     def drain(self) -> None:

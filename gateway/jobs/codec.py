@@ -72,7 +72,11 @@ _OPERATION: Final = re.compile(
 _MOST_ID: Final = 256  # of what is kept beside a payload
 # A salt is a process that wrote; older ones are derived anew in 2 us.
 _MOST_CIPHERS: Final = 1024
-_MOST_LACKING: Final = 64  # ids of keys come from outside
+# Ids of keys come from outside.
+_MOST_LACKING: Final = 64
+_MOST_KEY_ID: Final = 64  # characters
+# Temporal has a job that waits for its key tried every ten minutes.
+LACKING_SECONDS: Final = 1800.0
 
 
 class PayloadError(Exception):
@@ -145,17 +149,25 @@ class Ciphers:
     processes under one key would come to their bound in days.
     """
 
-    def __init__(self, keys: PayloadKeys) -> None:
+    def __init__(self, keys: PayloadKeys, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._keys = keys.derive(b"payload")
         self._names = keys.derive(b"payload name")[keys.current]
         self._current = keys.current
         self._made: OrderedDict[tuple[str, bytes], AESGCM] = OrderedDict()
         self._salt = os.urandom(_SALT_BYTES)
         self._under_salt = 0
-        self.lacking: set[str] = set()
+        self._lacking: dict[str, float] = {}
 
     def __repr__(self) -> str:
         return f"<Ciphers {', '.join(self._keys)}>"
+
+    @property
+    def lacking(self) -> frozenset[str]:
+        """As `JobCodec.lacking`."""
+        since = self._clock() - LACKING_SECONDS
+        self._lacking = {name: at for name, at in self._lacking.items() if at > since}
+        return frozenset(self._lacking)
 
     def encrypt(self, data: bytes, about: bytes) -> tuple[str, bytes]:
         """The id of the key, and salt, nonce and ciphertext. `about` must be said again to read
@@ -171,7 +183,8 @@ class Ciphers:
     def decrypt(self, key_id: str, data: bytes, about: bytes) -> bytes:
         """Raises PayloadError for a key that is not there and for what was changed or cut."""
         if key_id not in self._keys:
-            raise self._lacks(key_id, f"there is no payload key {key_id[:64]!r} (PAYLOAD_KEYS)")
+            key_id = key_id[:_MOST_KEY_ID]
+            raise self._lacks(key_id, f"there is no payload key {key_id!r} (PAYLOAD_KEYS)")
         head = _SALT_BYTES + _NONCE_BYTES
         if len(data) < head + _TAG_BYTES:
             raise PayloadError("a payload is too short")
@@ -179,7 +192,7 @@ class Ciphers:
         try:
             return cipher.decrypt(data[_SALT_BYTES:head], data[head:], about)
         except InvalidTag:
-            text = f"a payload was changed, or payload key {key_id[:64]!r} is another one"
+            text = f"a payload was changed, or payload key {key_id!r} is another one"
             raise self._lacks(key_id, text) from None
 
     def name(self, operation_id: str, data: bytes) -> str:
@@ -191,9 +204,11 @@ class Ciphers:
         return digest.hexdigest()
 
     def _lacks(self, key_id: str, text: str) -> NoKeyError:
-        if key_id not in self.lacking and len(self.lacking) < _MOST_LACKING:
-            self.lacking.add(key_id)
-            _log.warning("payload_key_missing", reason=f"{text}: the jobs under it wait")
+        is_known = key_id in self.lacking
+        if is_known or len(self._lacking) < _MOST_LACKING:
+            self._lacking[key_id] = self._clock()
+            if not is_known:
+                _log.warning("payload_key_missing", reason=f"{text}: the jobs under it wait")
         return NoKeyError(text)
 
     def _cipher(self, key_id: str, salt: bytes) -> AESGCM:
@@ -256,8 +271,10 @@ class JobCodec(PayloadCodec, WithSerializationContext):
 
     @property
     def lacking(self) -> frozenset[str]:
-        """The ids of keys that payloads were found under and that are not there, or are others."""
-        return frozenset(self._ciphers.lacking)
+        """The ids of keys that payloads were found under within the last half hour and that are not
+        there, or are others; or the payload was changed, which can't be told from that.
+        """
+        return self._ciphers.lacking
 
     def with_context(self, context: SerializationContext) -> JobCodec:
         """The same, for the payloads of one workflow."""

@@ -107,7 +107,7 @@ class Embedded:
         self._pause = pause
         self._standing = Standing(Phase.STARTING)
         self._since = clock()
-        self._pause_seconds = 0.0  # of the child that is waited for
+        self._pause_seconds = 0.0  # before the next try, where one is waited for
         self._answered = asyncio.Event()
         self._moved = asyncio.Event()  # another one after each move
         self._task: asyncio.Task[None] | None = None
@@ -136,8 +136,6 @@ class Embedded:
         """Seconds after which asking again makes sense."""
         if self._standing.phase is Phase.BUILDING:
             return max(5, math.ceil(BUILDING_SECONDS - (self._clock() - self._since)))
-        if self._standing.phase is Phase.FAILED:
-            return int(MAKE_AGAIN_SECONDS)
         return max(1, math.ceil(self._pause_seconds))
 
     def dependency(self) -> dict[str, Any]:
@@ -188,8 +186,9 @@ class Embedded:
             await asyncio.gather(self._task, return_exceptions=True)
         self._stand(Phase.STOPPED)
 
-    def _stand(self, phase: Phase, detail: str = "") -> None:
-        """Another phase; what is known of the address stays."""
+    def _stand(self, phase: Phase, detail: str = "", pause_seconds: float = 0.0) -> None:
+        """Another phase, for so long at least; what is known of the address stays."""
+        self._pause_seconds = pause_seconds
         if phase is not self._standing.phase:
             self._since = self._clock()
         self._standing = replace(self._standing, phase=phase, detail=detail)
@@ -198,7 +197,6 @@ class Embedded:
         known, ui = self._standing.address, f"http://{LOOPBACK}:{ports.ui}"
         self._stand(Phase.UP)
         self._standing = replace(self._standing, address=ports.address, ui=ui)
-        self._pause_seconds = 0.0
         self._answered.set()
         self._log.info("temporal_up", address=ports.address, ui=ui, own=own)
         if known != ports.address:
@@ -216,8 +214,8 @@ class Embedded:
                 first = errors.exceptions[0]
                 bug = None if isinstance(first, OSError) else first
                 self._log.error("temporal_failed", error=str(first), exc_info=bug)
-                self._stand(Phase.FAILED, str(first))
-            await self._pause(MAKE_AGAIN_SECONDS)
+                self._stand(Phase.FAILED, str(first), LONGEST_PAUSE_SECONDS)
+            await self._pause(LONGEST_PAUSE_SECONDS)
 
     async def _have_children(self) -> None:
         """Runs both for ever, once it is this gateway's turn. Raises OSError."""
@@ -299,7 +297,7 @@ class Embedded:
             except CannotMakeError as error:
                 detail = str(error)
             self._log.error("temporal_failed", error=detail)
-            self._stand(Phase.FAILED, detail)
+            self._stand(Phase.FAILED, detail, MAKE_AGAIN_SECONDS)
             await self._pause(MAKE_AGAIN_SECONDS)
 
     async def _made(self) -> Path | None:
@@ -342,8 +340,8 @@ class Embedded:
                 why = f" ({error})"
             code = await self._end("server")
             detail = f"the Temporal server ended with {code}{why}: see {LOG_FILE} in STATE_DIR"
-            self._stand(Phase.RESTARTING, detail)
-            seconds = self._pause_seconds = pauses.after(self._clock() - began)
+            seconds = pauses.after(self._clock() - began)
+            self._stand(Phase.RESTARTING, detail, seconds)
             self._log.warning("temporal_ended", code=code, again_in_seconds=seconds)
             await self._pause(seconds)
 
@@ -435,7 +433,7 @@ class Embedded:
 
     async def _end(self, name: str) -> int | None:
         """Ends a child by closing its guard's stdin, when there is one; its exit code, or None."""
-        child = self._children.pop(name, None)
+        child = self._children.get(name)
         if child is None:
             return None
         if child.stdin is not None:
@@ -451,6 +449,7 @@ class Embedded:
         if child.returncode is None and name != "maker":
             child.kill()  # what it guards ends with it, where the system can do that
             await child.wait()
+        self._children.pop(name, None)  # not before: who cancels this may have to end it anew
         return child.returncode
 
 

@@ -148,6 +148,11 @@ def _request(
         request.service = known.name
     if references.path_climbs(request.path):
         yield f"{at}/path", "A path has no segment that is . or .."
+    elif isinstance(request, m.ApiRequestInput | m.AsyncRequestInput) and (
+        _REFERRING in request.path
+    ):
+        # Else it would hide what else stands in it from the checks: dots, blanks, a query.
+        yield f"{at}/path", "Nothing is put in for references here: percent-encode $, { and }."
     for name in request.headers:
         plain = name.lower().replace("_", "-")
         if plain in NOT_HELD or plain.startswith(NOT_HELD_STARTS):

@@ -26,7 +26,7 @@ from gateway.jobs.refusals import MAX_FAULTS, JobRefusedError, unprocessable
 from gateway.jobs.types import JOB_TYPES, JobType
 from sse.answer_schema import pointer
 from sse.schema_patterns import regex
-from sse.schema_words import brief, required, words
+from sse.schema_words import brief, required, sentence, words
 
 __all__ = ["MAX_INPUT_BYTES", "Inputs", "Registered", "argument", "job_type", "made"]
 
@@ -212,12 +212,14 @@ def _breaches(name: str, value: Any) -> list[Fault]:
 
 
 def _message(error: Any) -> str:
-    """What is wrong, without repeating what was given: it may be long, or not for logs."""
+    """What is wrong, without repeating what was given: it may be long, or not for logs. Names that
+    are no members are repeated, as far as they are short.
+    """
     if error.validator == "additionalProperties":
         known = error.schema.get("properties", {})
         others = sorted(name for name in error.instance if name not in known)
         there = "is no member" if len(others) == 1 else "are no members"
-        return f"There {there} {brief(', '.join(others))}."
+        return sentence(f"there {there} {brief(', '.join(others))}")
     if error.validator == "oneOf":
         names = ", ".join(each["required"][0] for each in error.validator_value)
         return f"Needs exactly one of {names}."

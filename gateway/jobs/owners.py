@@ -35,11 +35,15 @@ class Owners:
         return f"<Owners {len(self._keys)} keys>"
 
     def tag(self, identity: Identity) -> str:
-        """What the ids of this caller's new jobs begin with: 16 hex digits."""
+        """What the ids of this caller's new jobs begin with: 16 hex digits. Raises ValueError for
+        a credential that names nobody, whose jobs would be those of all callers without one.
+        """
         return _tag(self._keys[0], identity)
 
     def tags(self, identity: Identity) -> tuple[str, ...]:
-        """What the ids of all jobs of this caller begin with, the current one first."""
+        """What the ids of all jobs of this caller begin with, the current one first. Raises
+        ValueError as `tag` does.
+        """
         return tuple(dict.fromkeys(_tag(key, identity) for key in self._keys))
 
     def owns(self, identity: Identity, operation_id: str) -> bool:
@@ -75,6 +79,8 @@ def _tag(key: bytes, identity: Identity) -> str:
         owner = f"t:{identity.tenant}"
     elif identity.subject:
         owner = f"s:{identity.subject}"
+    elif identity.is_nameless:
+        raise ValueError("a credential that names nobody owns no jobs")
     else:
         owner = ""
     return hmac.digest(key, owner.encode(errors="surrogatepass"), "sha256").hex()[:TAG_LENGTH]

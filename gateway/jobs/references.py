@@ -31,6 +31,9 @@ VALUE_CHARACTERS: Final = 32
 # Of a value that is taken; with the template around it still no deeper than JSON writers go, which
 # templates that take what templates made would be before long.
 MAX_TAKEN_DEPTH: Final = 128
+# Of where something stands: each of thousands of references has its own, and a member's name may be
+# as long as the input. What is further down has the place of what it stands in.
+MAX_PLACE: Final = 512
 ANSWERS: Final = "$answers"
 ERRORS: Final = "$errors"
 _RESULT: Final = "$result"
@@ -313,13 +316,17 @@ def _walk(template: Any, at: str, depth: int) -> Iterator[Reference]:
                 yield Reference(_pointer(match, at), at)
     elif isinstance(template, list):
         for index, each in enumerate(template):
-            yield from _walk(each, f"{at}/{index}", depth + 1)
+            yield from _walk(each, _below(at, str(index)), depth + 1)
     elif isinstance(template, dict):
         if _RESULT in template:
             yield Reference(_value_pointer(template, at), at, _DEFAULT in template)
             return
         for name, each in template.items():
-            yield from _walk(each, f"{at}/{escaped(name)}", depth + 1)
+            yield from _walk(each, _below(at, name), depth + 1)
+
+
+def _below(at: str, token: str) -> str:
+    return at if len(at) + len(token) >= MAX_PLACE else f"{at}/{escaped(token)}"
 
 
 def _pointer(match: re.Match[str], at: str) -> str:

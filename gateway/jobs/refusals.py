@@ -9,6 +9,9 @@ from gateway.errors import Rejection
 
 # What is wrong with an input: a client that got more wrong than this sends something else.
 MAX_FAULTS: Final = 20
+# Of a fault's place and of its words: names that were given stand in both, as long as the input.
+MAX_PLACE: Final = 512
+MAX_WORDS: Final = 512
 
 
 class JobRefusedError(Exception):
@@ -25,9 +28,19 @@ def unprocessable(
     """The refusal of an input; `faults` are (JSON pointer, message) pairs, at least one. `nothing`
     says what was not done.
     """
-    at, text = faults[0]
+    told = tuple((_place(at), _words(text)) for at, text in faults[:MAX_FAULTS])
+    at, text = told[0]
     message = f"{nothing} {f'{at}: ' if at else ''}{text}"
-    return JobRefusedError(Rejection("UNPROCESSABLE", message, details=tuple(faults[:MAX_FAULTS])))
+    return JobRefusedError(Rejection("UNPROCESSABLE", message, details=told))
+
+
+def _place(at: str) -> str:
+    """A pointer; of a long one that to what it stands in."""
+    return at if len(at) <= MAX_PLACE else at[: MAX_PLACE + 1].rpartition("/")[0]
+
+
+def _words(text: str) -> str:
+    return text if len(text) <= MAX_WORDS else f"{text[:MAX_WORDS]}…"
 
 
 def no_such_job() -> JobRefusedError:

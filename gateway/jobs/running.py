@@ -1,9 +1,12 @@
 """How many jobs of one owner run at once, and the bound of that.
 
 Temporal's visibility store counts them, of all gateways and from before any restart. A count holds
-for a second, and what was started here since is added to it; so the bound is exact but for what
-other gateways started in that second, and for the moment by which the store is behind. Where it
-can't count, jobs are started uncounted: it is a bound against one who takes too much, not a lock.
+for a second, far from the bound for ten; what was started here since is added to it, and what ended
+is taken off as its event comes by. So the bound is exact but for what other gateways started since
+the count: each may start half of the bound in those ten seconds, and all of it in one. So an owner
+that goes to G gateways may have G times half of it too many, at worst G times all of it. Where the
+store can't count, jobs are started uncounted: it is a bound against one who takes too much, not a
+lock.
 """
 
 from __future__ import annotations
@@ -24,6 +27,10 @@ from gateway.jobs.refusals import JobRefusedError
 # bound: half of it is hardly started within ten seconds, and if so it is noticed.
 NEAR_SECONDS: Final = 1.0
 FAR_SECONDS: Final = 10.0
+# Nobody is refused for jobs that have ended since the count, unless some were started here since:
+# the store may not know of those yet. Who asks again and again costs no more than a fiftieth of the
+# store's time.
+AGAIN_SECONDS: Final = 0.1
 # A store that is slower does not hold up starts.
 PATIENCE_SECONDS: Final = 1.0
 # Some 500 bytes each. Who is forgotten, the one not seen for the longest, is counted anew.
@@ -106,6 +113,14 @@ class RunningJobs:
         finally:
             owner.starting -= 1
 
+    def ended(self, tag: str) -> None:
+        """The end of one of an owner's jobs came by: counted or started since, it is one less."""
+        owner = self._owners.get(tag)
+        if owner is not None and owner.since > owner.starting:
+            owner.since -= 1
+        elif owner is not None and owner.counted:
+            owner.counted -= 1
+
     def _owner(self, tag: str) -> _Owner:
         owner = self._owners.get(tag)
         if owner is None:
@@ -119,11 +134,14 @@ class RunningJobs:
     def _is_old(self, owner: _Owner, most: int) -> bool:
         if owner.asked is None:
             return True
-        seconds = NEAR_SECONDS if 2 * owner.running >= most else FAR_SECONDS
+        if owner.counted >= most and owner.since == owner.starting == 0:
+            seconds = AGAIN_SECONDS
+        else:
+            seconds = NEAR_SECONDS if 2 * owner.running >= most else FAR_SECONDS
         return self._clock() - owner.asked >= seconds
 
     async def _recount(self, owner: _Owner, tags: Sequence[str]) -> None:
-        owner.asked = self._clock()
+        asked, owner.asked = self._clock(), None  # whoever asks may leave: the next one counts then
         owner.since = owner.starting  # whether the count will have those can't be told
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
@@ -135,3 +153,4 @@ class RunningJobs:
             self._counts = False
         else:
             self._counts = True
+        owner.asked = asked

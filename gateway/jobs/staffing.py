@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Final
 
+import structlog
 from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.api.taskqueue.v1 import TaskQueue
@@ -20,11 +21,14 @@ from temporalio.service import RPCError
 
 from gateway.jobs.namespace import WANTED
 
+_log = structlog.get_logger("gateway.jobs")
+
 # A call for each queue and one more: some milliseconds of Temporal's time.
 LOOK_SECONDS: Final = 15.0
 # While something is missing somebody is at work on it, and looks at the health page.
 MISSING_SECONDS: Final = 2.0
-# A worker asks again each minute. Temporal tells of those that went for five.
+# A worker asks again each minute. Temporal tells of those that went for five, and when they asked
+# last by its own clock: it is only looked whether that changes.
 RECENT_SECONDS: Final = 120.0
 _CALL: Final = timedelta(seconds=5)
 _WORKFLOWS: Final = TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW
@@ -37,17 +41,18 @@ class Staffing:
         self,
         client: Client,
         queues: Callable[[], Sequence[str]],
-        wall: Callable[[], float],
+        clock: Callable[[], float],
         *,
         missing_seconds: float = MISSING_SECONDS,
         look_seconds: float = LOOK_SECONDS,
     ) -> None:
-        """`queues`: those of now; `wall`: Unix seconds."""
+        """`queues`: those of now; `clock`: seconds."""
         self._client = client
         self._queues = queues
-        self._wall = wall
+        self._clock = clock
         self._missing_seconds = missing_seconds
         self._look_seconds = look_seconds
+        self._asked: dict[str, tuple[int, float]] = {}  # Temporal's time of it, and ours
         self._idle: list[str] = []
         self._attributes: list[str] = []
         self._task: asyncio.Task[None] | None = None
@@ -85,7 +90,10 @@ class Staffing:
 
     async def _run(self) -> None:
         while True:
-            await self.look()
+            try:
+                await self.look()
+            except Exception:  # a bug: what was said last must not stay for good
+                _log.exception("jobs_not_looked_after")
             await asyncio.sleep(self._missing_seconds if self.lacks else self._look_seconds)
 
     async def _is_polled(self, queue: str) -> bool:
@@ -96,8 +104,10 @@ class Staffing:
         )
         service = self._client.workflow_service
         found = await service.describe_task_queue(request, timeout=_CALL)
-        since = self._wall() - RECENT_SECONDS
-        return any(each.last_access_time.seconds >= since for each in found.pollers)
+        asked = max((each.last_access_time.ToNanoseconds() for each in found.pollers), default=0)
+        if asked != self._asked.get(queue, (0, 0.0))[0]:
+            self._asked[queue] = asked, self._clock()
+        return asked > 0 and self._clock() - self._asked[queue][1] <= RECENT_SECONDS
 
     async def _missing(self) -> list[str]:
         request = ListSearchAttributesRequest(namespace=self._client.namespace)

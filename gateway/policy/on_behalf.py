@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -125,7 +124,7 @@ class Assertions:
         self._keys = dict(keys)
         self._current = next(iter(self._keys))
         self._jws = jwt.PyJWS(algorithms=[_ALGORITHM])
-        self._known: OrderedDict[bytes, _Known] = OrderedDict()
+        self._known: dict[bytes, _Known] = {}  # the oldest first
 
     def __repr__(self) -> str:
         return f"<Assertions keys={len(self._keys)} known={len(self._known)}>"
@@ -185,7 +184,7 @@ class Assertions:
             _refuse("it is from a time to come (iat): are the clocks right?")
         if known is None:
             if len(self._known) >= MOST_KNOWN:
-                self._known.popitem(last=False)
+                del self._known[next(iter(self._known))]
             self._known[digest] = said
         return said.assertion
 

@@ -27,6 +27,7 @@ JOB: Final = "job"
 # they would take rows from each other, and send them twice.
 LEASE_SECONDS: Final = 10.0
 _MAX_ERROR_CHARACTERS: Final = 500
+_NEVER_MS: Final = 1 << 62
 _DONE: Final = {CALLBACK: "called_back", FORWARD: "forwarded", JOB: "forwarded"}
 
 
@@ -72,8 +73,16 @@ class Outbox(Protocol):
     async def delivery_done(self, delivery_id: str, now: float, detail: str = "") -> None:
         """It arrived."""
 
-    async def delivery_failed(self, delivery_id: str, next_at: float | None, error: str) -> None:
-        """It did not; the next try is at `next_at`, None: never again."""
+    async def delivery_failed(
+        self,
+        delivery_id: str,
+        next_at: float | None,
+        error: str,
+        leased_at: float | None = None,
+    ) -> None:
+        """It did not; the next try is at `next_at`, None: never again. `leased_at`: as for
+        `renew_deliveries`; nothing is kept where somebody else has leased it since.
+        """
 
 
 class Deliveries:
@@ -86,6 +95,7 @@ class Deliveries:
         sql = Sql(database.dialect)
         now = bindparam("now_ms", type_=BigInteger)
         this = outbox.c.id == bindparam("of_id", type_=Text)
+        mine = outbox.c.leased_until_ms < bindparam("others_ms", type_=BigInteger)
         self._due = sql.locked(
             select(outbox)
             .where(
@@ -114,7 +124,9 @@ class Deliveries:
             .returning(outbox.c.id)
         )
         self._one = sql.locked(
-            select(outbox.c.question_id, outbox.c.kind).where(this, outbox.c.done_ms.is_(None))
+            select(outbox.c.question_id, outbox.c.kind).where(
+                this, outbox.c.done_ms.is_(None), mine
+            )
         )
         self._end = (
             update(outbox)
@@ -128,7 +140,7 @@ class Deliveries:
         )
         self._later = (
             update(outbox)
-            .where(this, outbox.c.done_ms.is_(None))
+            .where(this, outbox.c.done_ms.is_(None), mine)
             .values(
                 attempts=outbox.c.attempts + 1,
                 next_ms=bindparam("at_ms", type_=BigInteger),
@@ -197,26 +209,43 @@ class Deliveries:
     async def delivery_done(self, delivery_id: str, now: float, detail: str = "") -> None:
         """Keep that it arrived, once, and say so in the audit trail."""
         at_ms = int(now * 1000)
-        await self._database.write(lambda it: self._finish(it, delivery_id, at_ms, detail, None))
+        await self._database.write(
+            lambda it: self._finish(it, delivery_id, at_ms, detail, None, _NEVER_MS)
+        )
 
-    async def delivery_failed(self, delivery_id: str, next_at: float | None, error: str) -> None:
-        """Keep when to try again, or that nobody will."""
+    async def delivery_failed(
+        self,
+        delivery_id: str,
+        next_at: float | None,
+        error: str,
+        leased_at: float | None = None,
+    ) -> None:
+        """Keep when to try again, or that nobody will, unless it is somebody else's by now."""
         error = error[:_MAX_ERROR_CHARACTERS]
+        others_ms = _NEVER_MS if leased_at is None else _others_ms(leased_at)
 
         def work(connection: Connection) -> None:
             if next_at is None:
                 at_ms = int(self._wall() * 1000)
-                self._finish(connection, delivery_id, at_ms, f"given up: {error}", error)
+                detail = f"given up: {error}"
+                self._finish(connection, delivery_id, at_ms, detail, error, others_ms)
             else:
                 row = {"of_id": delivery_id, "at_ms": int(next_at * 1000), "error": error}
-                connection.execute(self._later, row)
+                connection.execute(self._later, row | {"others_ms": others_ms})
 
         await self._database.write(work)
 
     def _finish(
-        self, connection: Connection, delivery_id: str, at_ms: int, detail: str, error: str | None
+        self,
+        connection: Connection,
+        delivery_id: str,
+        at_ms: int,
+        detail: str,
+        error: str | None,
+        others_ms: int,
     ) -> None:
-        row = connection.execute(self._one, {"of_id": delivery_id}).one_or_none()
+        wanted = {"of_id": delivery_id, "others_ms": others_ms}
+        row = connection.execute(self._one, wanted).one_or_none()
         if row is None:
             return
         connection.execute(self._end, {"of_id": delivery_id, "at_ms": at_ms, "error": error})
@@ -233,3 +262,10 @@ class Deliveries:
 def _until_ms(now: float, lease_seconds: float) -> int:
     """The end of a lease that begins now."""
     return int(now * 1000) + round(lease_seconds * 1000)
+
+
+def _others_ms(leased_at: float) -> int:
+    """The earliest end of a lease that another took after one of then was over: later than that of
+    any by which who lives has renewed its own in time.
+    """
+    return _until_ms(leased_at, 2 * LEASE_SECONDS)

@@ -161,9 +161,15 @@ class Table:
         await self._way().delivery_done(delivery_id, now, detail)
         await self._look(delivery_id)
 
-    async def delivery_failed(self, delivery_id: str, next_at: float | None, error: str) -> None:
+    async def delivery_failed(
+        self,
+        delivery_id: str,
+        next_at: float | None,
+        error: str,
+        leased_at: float | None = None,
+    ) -> None:
         """See Outbox."""
-        await self._way().delivery_failed(delivery_id, next_at, error)
+        await self._way().delivery_failed(delivery_id, next_at, error, leased_at)
         await self._look(delivery_id)
 
 

@@ -211,6 +211,13 @@ async def test_a_job_without_a_result_says_why(
     assert told["message"] == how[status]
 
 
+async def test_nobody_waits_for_a_job_that_is_not_there(site: Site) -> None:
+    operation_id = await site.started({"do": "complete"})
+    path = f"{V1}/{operation_id[:17]}{'0' * 32}/result?wait=300"
+    async with asyncio.timeout(60):  # and not after the 300 s
+        error(await site.ask("GET", path), 404, "NOT_FOUND")
+
+
 @pytest.mark.parametrize("wait", ["x", "-1", "nan", "inf", "", "1s"])
 async def test_a_wait_that_is_none_is_400(site: Site, wait: str) -> None:
     path = f"{V1}/{'0' * 16}-{'0' * 32}/result?wait={wait}"

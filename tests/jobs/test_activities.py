@@ -13,6 +13,7 @@ from aiohttp import web
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
+from gateway.jobs.activities import calls
 from gateway.jobs.activities.callbacks import Callbacks
 from gateway.jobs.activities.calls import Calls
 from gateway.jobs.activities.failing import beating
@@ -43,6 +44,7 @@ from tests.jobs.scripted_gateway import (
     refusal,
     scripted_gateway,
 )
+from tests.temporal_server import PATIENCE_SECONDS
 
 CONTEXT = JobContext(
     Caller("ada", "acme", "pro"), "op-1", "kind", 30, bases={"orders": "/api/v1/orders"}
@@ -68,8 +70,8 @@ async def world() -> AsyncIterator[World]:
         http = http_to(gateway.url)
         lines: list[dict[str, Any]] = []
         publisher, log = HttpPublisher(http), log_into(lines)
-        calls = Calls(http, Publishing(publisher, Figures(), log), log)
-        yield World(gateway, calls, Asking(http), publisher, lines)
+        asking = Calls(http, Publishing(publisher, Figures(), log), log)
+        yield World(gateway, asking, Asking(http), publisher, lines)
         await http.close()
 
 
@@ -331,6 +333,16 @@ async def test_events_are_published_logged_and_counted(world: World) -> None:
     assert len(figures.ended) == 2
 
 
+async def test_events_that_were_published_are_also_where_they_can_not_be_logged(
+    world: World,
+) -> None:
+    log = log_into(world.lines, "workflow_event")
+    publishing = Publishing(world.publisher, Figures(), log)
+    await environment().run(publishing.publish_events, published("job.started"))
+    assert world.gateway.types("job:op-1") == ["job.started"]
+    assert await environment().run(publishing.along, published("job.started"))
+
+
 @pytest.mark.parametrize(
     ("error", "final"),
     [
@@ -440,6 +452,28 @@ async def test_news_are_told_at_the_first_try_only(world: World) -> None:
     answered = await environment(2).run(world.calls.check_rate_limit, of_gate(published("a")))
     assert answered == GateAnswer(told=False)
     assert not world.gateway.types("job:op-1")
+
+
+async def test_news_are_told_also_where_the_first_question_gets_no_answer(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "_TELLING_SECONDS", PATIENCE_SECONDS)
+    released = asyncio.Event()
+
+    async def slow(request: web.BaseRequest) -> web.Response:
+        await released.wait()
+        return answer(202)
+
+    async def away(request: web.BaseRequest) -> web.Response:
+        await world.gateway.until(lambda: bool(world.gateway.asked(events)))
+        asyncio.get_running_loop().call_later(0.1, released.set)
+        return refusal(503, "SERVICE_UNAVAILABLE")
+
+    events = "/api/v1/events/job:op-1"
+    world.gateway.put(events, slow)
+    world.gateway.put("/internal/jobs/admission", away)
+    await failure(environment(), world.calls.authenticate_request, of_gate(published("a")))
+    assert [line["event"] for line in world.lines] == ["workflow_event"]
 
 
 async def test_a_job_does_not_wait_for_who_watches_it(world: World) -> None:

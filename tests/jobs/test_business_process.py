@@ -24,6 +24,7 @@ from gateway.jobs.models import (
     ServiceAnswer,
     ServiceRequest,
 )
+from gateway.jobs.workflows import business_process
 from gateway.jobs.workflows.business_process import BusinessProcessWorkflow
 from tests.jobs.saga_world import DAY, World, broken, failure_of, hurried, world
 from tests.temporal_server import TemporalServer, temporal  # noqa: F401
@@ -209,6 +210,11 @@ async def test_an_output_that_takes_too_much_undoes_all(around: World) -> None:
     handle = await around.start(PROCESS, BusinessProcessInput([remote("a")], output=output))
     assert (await failure_of(handle))[0] == "VALIDATION"
     assert around.made == ["a", "a:undo"]
+
+
+def test_the_cause_stays_where_its_output_can_not_be_read() -> None:
+    given = BusinessProcessInput([remote("a")], output="${/a")
+    assert business_process._reached(given, {"a": 1}) is None
 
 
 async def test_an_input_that_is_wrong_starts_nothing(around: World) -> None:

@@ -371,6 +371,22 @@ async def test_a_gateway_that_is_about_to_end_has_no_worker_any_more(place: Plac
         assert "temporal_worker_ended" not in dict(place.log.lines)
 
 
+async def test_a_worker_that_hangs_at_its_end_is_killed_by_who_ends_it_anew(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "GRACE_SECONDS", 0.2)
+    deaf = place.home / "deaf"  # a guard that hears nothing of its gateway
+    deaf.write_text('#!/bin/sh\nshift 2\nexec "$@"\n')
+    deaf.chmod(0o755)
+    async with running(place.embedded(guard_command=(str(deaf),), look_seconds=0.02)) as ours:
+        await place.log.wait("temporal_worker_up")
+        pid = place.calls(place.worker)[0]["pid"]
+        place.breaks(place.worker, how="deaf")
+        assert (await place.log.wait("temporal_stuck"))["child"] == "worker"
+        await ours.rest()  # breaks off who is about to end it
+        assert gone(pid)
+
+
 async def test_without_room_for_processes_it_is_tried_again(place: Place) -> None:
     async with running(place.embedded(guard_command=("/nowhere/guard",))) as ours:
         assert (await place.log.wait("temporal_ended", 2))["code"] is None
@@ -388,12 +404,14 @@ async def test_a_state_dir_that_cannot_be_written_fails_and_says_why(place: Plac
         failed = await place.log.wait("temporal_failed")
         assert ours.standing.phase is Phase.FAILED
         assert "File exists" in failed["error"]
+        failed_for = ours.retry_after
         assert ours.dependency()["detail"] == failed["error"]
         assert "worker" not in ours.dependency()
         place.state.unlink()
         async with asyncio.timeout(WAIT_SECONDS):
             await ours.ready()
-        assert place.pauses[0] == embedded.MAKE_AGAIN_SECONDS
+        assert place.pauses[0] == embedded.LONGEST_PAUSE_SECONDS
+        assert failed_for == embedded.LONGEST_PAUSE_SECONDS
 
 
 async def test_closing_one_that_was_never_started_is_nothing(place: Place) -> None:

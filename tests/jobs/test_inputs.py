@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tracemalloc
 import types
 from collections.abc import Iterator
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -374,6 +375,15 @@ def test_a_path_that_climbs_is_refused_at_the_door(inputs: Inputs, path: str) ->
     assert pointers(inputs, ORCHESTRATION, undo) == ["/steps/0/compensation/path"]
 
 
+@pytest.mark.parametrize("path", ["/${/../../x}", "/a/${?q=1}", "/${\r\nX: y}", "/$${b}", "/${/a"])
+@pytest.mark.parametrize("name", [REQUEST, ASYNC])
+def test_where_nothing_is_put_in_a_reference_hides_nothing(
+    inputs: Inputs, name: str, path: str
+) -> None:
+    found = refused(inputs, name, {**DEMO, "path": path}).rejection
+    assert [at for at, _ in found.details] == ["/path"]
+
+
 @pytest.mark.parametrize("path", ["/a..b/...", "/.x", "/${/a/../y}/b"])
 def test_dots_that_are_no_segment_climb_nowhere(inputs: Inputs, path: str) -> None:
     steps = [{"id": "a", **DEMO}, {"id": "b", **DEMO, "path": path}]
@@ -540,6 +550,37 @@ def test_faults_have_a_bound_and_repeat_nothing_that_was_given(inputs: Inputs) -
     assert "/steps/0" in found.message
     many = {"steps": [{"id": f"s{n}", "service": "nobody"} for n in range(50)]}
     assert len(refused(inputs, ORCHESTRATION, many).rejection.details) == MAX_FAULTS
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "where"),
+    [
+        (REQUEST, {**DEMO, "headers": {"N" * 100_000: 5}}, "/headers"),
+        (REQUEST, {**DEMO, "transform": {"N" * 100_000: "${/n}"}}, "/transform"),
+        (REQUEST, {**DEMO, "transform": f"${{/{'N' * 100_000}}}"}, "/transform"),
+        (ORCHESTRATION, {"steps": [{"id": "a", **DEMO, "body": f"${{/{'N' * 100_000}}}"}]},
+         "/steps/0/body"),
+        (ORCHESTRATION, {"steps": [{"id": "a", **DEMO, "body": {"N" * 100_000: ["${/n}"] * 4000}}]},
+         "/steps/0/body"),
+        (PROCESS, {"steps": [{"id": "a", "value": {"N" * 100_000: ["${/n}"] * 4000}}]},
+         "/steps/0/value"),
+        (ORCHESTRATION, {"steps": [{"id": "a", **DEMO, "condition": {"N" * 100_000: 1}}]},
+         "/steps/0/condition"),
+    ],
+)  # fmt: skip
+def test_a_long_name_is_neither_told_back_nor_kept_for_each_fault(
+    inputs: Inputs, name: str, value: Any, where: str
+) -> None:
+    tracemalloc.start()
+    try:
+        found = refused(inputs, name, value).rejection
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found.details[0][0].startswith(where)
+    assert len(found.message) + sum(len(at) + len(text) for at, text in found.details) < 50_000
+    # Each of 4,000 places with the name in it would be 400 MB.
+    assert most < 50_000_000
 
 
 def wrong(name: str, value: Any) -> list[str]:

@@ -32,7 +32,6 @@ def test_one_tenant_is_one_owner_and_a_subject_without_one_another() -> None:
     ]
     assert len({owners.tag(each) for each in callers}) == len(callers)
     assert owners.tag(TENANT) == owners.tag(Identity(subject="bob", tenant="acme"))
-    assert owners.tag(Identity()) == owners.tag(Identity(subject=""))
 
 
 def test_a_credential_that_names_nobody_owns_nothing() -> None:
@@ -40,6 +39,9 @@ def test_a_credential_that_names_nobody_owns_nothing() -> None:
     everybodys = f"{owners.tag(Identity())}-{UUID}"
     assert owners.owns(Identity(open_read=True), everybodys)  # of a gateway without keys
     assert not owners.owns(Identity(subject=""), everybodys)
+    for ask in (owners.tag, owners.tags):
+        with pytest.raises(ValueError, match="names nobody"):
+            ask(Identity(subject=""))
     nobody = Identity(subject="", tenant="acme")
     assert owners.owns(nobody, f"{owners.tag(TENANT)}-{UUID}")
 

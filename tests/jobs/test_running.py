@@ -12,7 +12,13 @@ import structlog
 from temporalio.service import RPCError, RPCStatusCode
 
 from gateway.jobs import running
-from gateway.jobs.running import FAR_SECONDS, NEAR_SECONDS, RunningJobs, TooManyJobsError
+from gateway.jobs.running import (
+    AGAIN_SECONDS,
+    FAR_SECONDS,
+    NEAR_SECONDS,
+    RunningJobs,
+    TooManyJobsError,
+)
 
 
 class Store:
@@ -87,9 +93,60 @@ async def test_a_job_that_ended_makes_room_within_a_second(store: Store) -> None
 
 async def test_short_jobs_that_ended_since_never_fill_the_bound(store: Store) -> None:
     jobs = store.jobs()
-    for _ in range(100):  # each over before the next
+    for _ in range(100):  # each over before the next, and told so
         await start(jobs, 2)
-        store.now += NEAR_SECONDS
+        jobs.ended("a")
+    assert len(store.asked) == 1
+
+
+async def test_what_the_count_has_makes_room_as_it_ends(store: Store) -> None:
+    store.running["a"] = 2
+    jobs = store.jobs()
+    with pytest.raises(TooManyJobsError):
+        await start(jobs, 2)
+    jobs.ended("b")  # nobody's here
+    jobs.ended("a")
+    await start(jobs, 2)
+    with pytest.raises(TooManyJobsError):
+        await start(jobs, 2)
+
+
+async def test_what_the_store_does_not_know_yet_counts_for_a_second(store: Store) -> None:
+    jobs = store.jobs()
+    for _ in range(2):
+        await start(jobs, 2)
+    store.now += AGAIN_SECONDS
+    with pytest.raises(TooManyJobsError):
+        await start(jobs, 2)
+    store.now += NEAR_SECONDS
+    await start(jobs, 2)
+
+
+async def test_who_asks_again_and_again_at_the_bound_is_counted_seldom(store: Store) -> None:
+    store.running["a"] = 2
+    jobs = store.jobs()
+    for _ in range(100):
+        with pytest.raises(TooManyJobsError):
+            await start(jobs, 2)
+    assert len(store.asked) == 1
+
+
+async def test_who_leaves_while_it_is_counted_leaves_the_bound_as_it_is(store: Store) -> None:
+    jobs = store.jobs()
+    await start(jobs, 10)
+    store.running["a"] = 10
+    store.now += FAR_SECONDS
+    store.hold = asyncio.Event()
+    left = asyncio.create_task(start(jobs, 10))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert len(store.asked) == 2
+    left.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await left
+    store.hold = None
+    with pytest.raises(TooManyJobsError):
+        await start(jobs, 10)
 
 
 async def test_an_owner_far_from_the_bound_is_counted_seldom(store: Store) -> None:

@@ -279,6 +279,13 @@ async def test_many_events_go_out_in_batches(jobs: Jobs) -> None:
     assert max(len(each.json) for each in jobs.gateway.asked(path)) == 100
 
 
+async def test_what_was_not_told_along_is_told_whatever_comes_next(jobs: Jobs) -> None:
+    context, handle = await started(jobs, "first", "along")
+    await handle.result()
+    messages = [each["data"].get("message") for each in jobs.events(context)]
+    assert messages.count("not told along") == 1
+
+
 async def test_a_job_that_no_worker_keeps_in_memory_ends_the_same_way(
     temporal: TemporalServer,  # noqa: F811
     gateway: ScriptedGateway,

@@ -69,6 +69,13 @@ class Walking(TrackedWorkflow):
                 self.tracker.progress(0.1, "nobody said a word")
         if word == "wait":
             await self.go.wait()
+        if word == "along":
+            await self.announcer.flushed()
+            self.announcer.hold()
+            self.tracker.progress(0.5, "not told along")
+            for _ in range(2):
+                with self.announcer.along():
+                    pass
         if word == "fail":
             error = JobError("EXTERNAL", "it failed", word, 500)
             self.tracker.end(word, "failed", error, 3)

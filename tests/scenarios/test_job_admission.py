@@ -69,7 +69,7 @@ async def test_it_says_what_the_request_would_be_told() -> None:
     config = '[services.other_one]\nurl = "http://127.0.0.1:9"\n'
     rows = (
         row("/books/:id", 'auth = "scope:books"', 'methods = ["GET"]'),
-        row("/in/*", 'auth = "required"'),
+        row("/in/*", 'auth = "required"', 'agents = "refuse"'),
         row("/hosted/*", 'host = "api.example.com"'),
         row("/beta/*", 'headers = { X-Beta = "2" }'),
     )
@@ -84,6 +84,10 @@ async def test_it_says_what_the_request_would_be_told() -> None:
         )
         nobody = behalf(gateway, subject=None, tenant=None, tier="anonymous")
         assert await told(gateway, nobody, target="/in/1") == "401 UNAUTHORIZED"
+        nobodys_agent = behalf(gateway, subject=None, tenant=None, tier="anonymous", agent="gptbot")
+        assert await told(gateway, nobodys_agent, target="/in/1") == "401 UNAUTHORIZED"
+        anns_agent = behalf(gateway, agent="gptbot")
+        assert await told(gateway, anns_agent, target="/in/1") == "403 FORBIDDEN"
         for target in ("/nowhere", "/hosted/1", "/beta/1", "*", "/api/v1/unknown/x"):
             assert await told(gateway, ann, target=target) == "404 NOT_FOUND"
         assert await told(gateway, ann, target="/hosted/1", host="api.example.com:80") is None

@@ -110,6 +110,8 @@ async def test_the_figures_of_the_worker_are_among_the_gateways(own: Remote) -> 
 
     text = await until("the worker's figures", counted)
     assert f'workflow_duration_seconds_bucket{{le="600.0",workflow_type="{API}"}}' in text
+    for name in ("workflow_events_given_up", "activity_retries"):
+        assert f"# HELP {name}_total " in text
 
 
 async def test_a_page_of_another_site_starts_nothing(own: Remote) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from gateway.jobs import connect
+from tests.connection import eventually
 from tests.messages import Message, assert_error
 from tests.scenarios.governed import in_front, row
 from tests.scenarios.job_calls import ALICE, API, LIST, call, fetch
@@ -56,6 +58,33 @@ async def test_while_temporal_is_away_jobs_are_503_with_when_to_come_back() -> N
         health = (await fetch(gateway, "/health")).json()
         assert health["checks"]["temporal"]["status"] == "degraded"
         assert (await fetch(gateway, "/health/ready")).status == 200
+
+
+async def test_why_temporal_is_away_is_logged_anew_when_it_changes_and_bugs_are_not_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    faults: list[Exception] = [RuntimeError("no one\nthere"), LookupError("marked-detail")]
+
+    async def fails(*_: object, **__: object) -> None:
+        raise faults[0] if len(faults) == 1 else faults.pop(0)
+
+    monkeypatch.setattr(connect, "connect", fails)
+    keys = f"now:{base64.b64encode(b'k' * 32).decode()}"
+    async with start_gateway(**KEYED, TEMPORAL_ADDRESS="127.0.0.1:1", PAYLOAD_KEYS=keys) as gateway:
+
+        def away() -> list[Any]:
+            return [each for each in gateway.log() if each["message"] == "temporal_away"]
+
+        await eventually(lambda: len(away()) == 2, "the second reason")
+        first, second = away()
+        assert first["error"] == "no one there"
+        assert "exception" not in first
+        assert "marked-detail" in second["exception"]
+        response = await fetch(gateway, LIST, ALICE)
+        assert "LookupError" in response.json()["error"]["message"]
+        health = (await fetch(gateway, "/health")).body
+        assert b"LookupError" in health
+        assert b"marked-detail" not in response.body + health
 
 
 async def test_a_wish_for_later_is_passed_over_and_a_row_that_insists_is_503() -> None:

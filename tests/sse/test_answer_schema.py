@@ -199,6 +199,10 @@ def test_a_long_answer_is_not_repeated_to_its_sender() -> None:
     long = {"enum": ["y" * 3000, "z"]}
     [(_, text)] = AnswerSchemas().read(long).faults("x" * 5000)
     assert len(text) < 300
+    inner = {"type": "array", "items": {"type": "string"}}
+    named = {"properties": {"a": {"additionalProperties": inner}}}
+    found = AnswerSchemas().read(named).faults({"a": {"n" * 5000: [1] * 5, "b": [1]}})
+    assert [at for at, _ in found] == ["/a"] * 5 + ["/a/b/0"]
 
 
 def test_numbers_beyond_doubles_break_nothing() -> None:

@@ -16,7 +16,7 @@ from sse.schema_words import MAX_CHARACTERS, brief, sentence
         ({"type": "object"}, 1, "Must be an object."),
         ({"type": ["string", "boolean", "null"]}, 1,
          "Must be a string, a boolean (true or false) or null."),
-        ({"prefixItems": [True], "items": False}, [1, 2], "Does not fit items: false."),
+        ({"prefixItems": [True], "items": False}, [1, 2], "Takes at most 1 item."),
         ({"type": ["array", "null"]}, 1, "Must be an array or null."),
         ({"type": "integer"}, 1.5, "Must be an integer."),
         ({"enum": ["a", 1, None]}, "x", 'Must be one of "a", 1, null.'),
@@ -42,7 +42,7 @@ from sse.schema_words import MAX_CHARACTERS, brief, sentence
         ({"not": {}}, 1, "Fits what the schema rules out."),
         (False, 1, "Nothing can stand here."),
         ({"dependentRequired": {"a": ["b"]}}, {"a": 1},
-         "Lacks a member that goes with one that is there."),
+         "Lacks b, needed beside a."),
         ({"unevaluatedProperties": False}, {"a": 1}, "Has members that the schema does not name."),
         ({"unevaluatedItems": False}, [1], "Has items that the schema does not name."),
     ],
@@ -54,16 +54,17 @@ def test_every_keyword_has_a_sentence(schema: Any, value: Any, told: str) -> Non
 @pytest.mark.parametrize(
     ("bounds", "value", "told"),
     [
-        ({}, [1], "few"),
-        ({"minContains": 2}, [None], "few"),
-        ({"maxContains": 1}, [None] * 2, "many"),
+        ({}, [1], "Needs at least 1"),
+        ({"minContains": 2}, [1], "Needs at least 2"),
+        ({"minContains": 2}, [None], "Needs at least 2"),
+        ({"maxContains": 1}, [None] * 2, "Takes at most 1"),
     ],
 )
 def test_items_that_are_counted_are_too_few_or_too_many(
     bounds: dict[str, int], value: list[Any], told: str
 ) -> None:
     checker = AnswerSchemas().read({"contains": {"type": "null"}, **bounds})
-    found = [("", f"Has too {told} of the items that the schema counts.")]
+    found = [("", f"{told} of the items that the schema counts.")]
     assert checker.faults(value) == found
 
 
@@ -71,6 +72,25 @@ def test_a_member_that_is_not_named_is_pointed_at() -> None:
     checker = AnswerSchemas().read({"additionalProperties": False})
     told = "Is not among the members that the schema names."
     assert checker.faults({"a/b": 1}) == [("/a~1b", told)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        ({"maxLength": 2}, "takes at most 2 characters."),
+        ({"pattern": "^a$"}, "does not match the pattern ^a$."),
+        (False, "nothing can stand here."),
+    ],
+)
+def test_a_name_that_does_not_fit_is_pointed_at_and_called_a_name(rule: Any, told: str) -> None:
+    found = AnswerSchemas().read({"propertyNames": rule}).faults({"a/bc": "a value"})
+    assert found == [("/a~1bc", f"A member's name: {told}")]
+
+
+def test_all_that_a_member_asks_for_is_named_at_once() -> None:
+    rule = {"a": ["b", "c", "d"], "e": ["f"]}
+    checker = AnswerSchemas().read({"dependentRequired": rule})
+    assert checker.faults({"a": 1, "c": 1}) == [("", "Lacks b, d, needed beside a.")]
 
 
 def test_nothing_that_was_sent_is_repeated() -> None:
@@ -84,6 +104,7 @@ def test_what_is_long_is_cut() -> None:
     schema = {"required": [f"name-{n}" for n in range(500)], "enum": ["x" * 500]}
     for _, text in AnswerSchemas().read(schema).faults({}):
         assert len(text) < MAX_CHARACTERS + 30
+        assert text.endswith("…")
 
 
 def test_a_clause_becomes_a_sentence() -> None:

@@ -60,6 +60,28 @@ async def test_a_lease_that_is_over_gives_it_to_the_next(
         assert again == first
 
 
+@pytest.mark.parametrize("again_in", [1.0, None])
+async def test_what_another_has_leased_since_is_not_taken_from_it_by_a_late_failure(
+    place: Place, clock: Clock, asker: Asker, again_in: float | None
+) -> None:
+    async with place.database() as database, place.store(clock) as store:
+        deliveries = Deliveries(database, clock)
+        [question_id] = await decided(store, asker, 1)
+        [late] = await deliveries.due_deliveries(clock.now, 1)
+        leased_at = clock.now
+        clock.now += LEASE_SECONDS
+        [held] = await deliveries.due_deliveries(clock.now, 1)
+        again_at = None if again_in is None else clock.now + again_in
+        await deliveries.delivery_failed(late.id, again_at, "timed out", leased_at)
+        assert await deliveries.due_deliveries(clock.now + LEASE_SECONDS - 0.1, 1) == []
+        # Whose it is has its say, also when its own renewal is faster than that.
+        assert await deliveries.renew_deliveries({held.id: clock.now}, clock.now + 9) == {held.id}
+        await deliveries.delivery_failed(held.id, clock.now + 10, "503", clock.now)
+        clock.now += 10
+        [third] = await deliveries.due_deliveries(clock.now, 1)
+        assert (third.question_id, third.attempts) == (question_id, 1)
+
+
 async def test_a_lease_that_is_renewed_in_time_goes_on(
     place: Place, clock: Clock, asker: Asker
 ) -> None:

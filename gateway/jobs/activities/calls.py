@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from temporalio import activity
+from temporalio.exceptions import ApplicationError
 
 from gateway.jobs import failures, references
 from gateway.jobs.activities.failing import beating, failed
@@ -64,14 +65,18 @@ class Calls:
         return await self._gate(asked, "limit")
 
     async def _gate(self, asked: GateInput, what: str) -> GateAnswer:
-        """Ask, and tell the news beside it. At the first try only: those that are told again, since
-        the answer to the question was lost, have a line of the log again.
+        """Ask, and tell the news beside it. At the first try only, also where that fails: what is
+        told again, since the answer to the question was lost, has a line of the log again.
         """
         if asked.news is None or activity.info().attempt > 1:
             return await self._answer(asked, what)
         telling = asyncio.ensure_future(self._publishing.along(asked.news))
         try:
-            answer = await self._answer(asked, what)
+            try:
+                answer = await self._answer(asked, what)
+            except ApplicationError:
+                await asyncio.wait((telling,), timeout=_TELLING_SECONDS)
+                raise
             # Whoever watches waits for the job; it does not wait for them.
             await asyncio.wait((telling,), timeout=_TELLING_SECONDS)
             answer.told = telling.done() and telling.result()

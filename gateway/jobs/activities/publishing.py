@@ -108,9 +108,13 @@ class Publishing:
     async def _publish(self, asked: PublishInput) -> None:
         client_id = asked.client_id or f"job:{asked.context.operation_id}"
         await self._publisher.publish(client_id, asked.events, asked.key)
-        if asked.client_id is None:
+        if asked.client_id is not None:
+            return
+        try:
             for event in asked.events:
                 self._note(asked, event)
+        except Exception as failure:  # who watches was told all the same
+            activity.logger.warning("events not noted: %s", type(failure).__name__)
 
     def _failed(self, message: str, *, final: bool) -> Exception:
         kind = KINDS["validation" if final else "network"]

@@ -102,7 +102,7 @@ class Announcer:
         try:
             yield along
         finally:
-            if not along.told:
+            if along.news is not None and not along.told:
                 self._untold = along.news
             self._let_go()
 

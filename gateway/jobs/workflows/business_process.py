@@ -280,7 +280,7 @@ def _reached(given: BusinessProcessInput, results: dict[str, Any]) -> Any:
     """As far as it came; None where that can't be told: what failed is said already."""
     try:
         return _output(given, results)
-    except references.NoResultError:
+    except (references.NoResultError, references.BadTemplateError):
         return None
 
 

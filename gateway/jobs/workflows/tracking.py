@@ -305,7 +305,11 @@ class TrackedWorkflow:
 
     @workflow.update
     def skip_step(self, step_id: str) -> dict[str, Any]:
-        """Leave a step out that has not begun. Answers with the status body."""
+        """Leave a step out that has not begun. Answers with the status body.
+
+        One that is just beginning in a part of an orchestration may run all the same: its part has
+        not said so yet, and the status body tells it then.
+        """
         self._skipped.add(step_id)
         self.tracker.leave_out(step_id)
         return self.tracker.body()
