@@ -355,7 +355,13 @@ class EventStream(asyncio.Protocol):
             self._send(self.hub.heartbeat(), 0)  # no event: it is not counted
 
     def end(self, reason: str, last: bytes = b"") -> None:
-        """Send `last` (a frame), end the body cleanly and close."""
+        """Send `last` (a frame), end the body cleanly and close.
+
+        Events that came while its open questions are being asked for go before it: who was sent no
+        id yet could not resume behind them.
+        """
+        if self._state is ASKING:
+            self.overtake(self._channel.ring.last + 1)
         if self._state in (ENDING, CLOSED):
             return
         head = b"" if self._hello is None else self._hello[0]
