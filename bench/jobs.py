@@ -379,7 +379,7 @@ def _report(seen: Seen, rounds: int, seconds: float) -> str:
     return (
         "A Temporal development server on SQLite and one worker, at a lower priority than backend "
         "and clients and, of two cores, on theirs; the gateway has a core to itself. A job is "
-        "`api_request_workflow`: five activities, one of them a request through the gateway. An "
+        "`api_request_workflow`: four activities, one of them a request through the gateway. An "
         "update's age is from the time that the workflow gives it to a watcher's read, over "
         f"{_WATCHED} orchestrations of {_WATCHED_STEPS} steps. Proxied: {rounds} rounds of "
         f"{seconds:g} s each.\n\n"
