@@ -48,9 +48,9 @@ def sentence(clause: str) -> str:
     return f"{clause[:1].upper()}{clause[1:]}{'' if clause.endswith(('.', '…')) else '.'}"
 
 
-def brief(text: str) -> str:
+def brief(text: str, most: int = MAX_CHARACTERS) -> str:
     """A text as it is shown, cut where it is long."""
-    return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}…"
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def required(

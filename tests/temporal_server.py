@@ -183,6 +183,14 @@ def program() -> Path:
     return found
 
 
+def required_program() -> str:
+    """`program`, for tests that start a Temporal by themselves: skipped where there is none."""
+    try:
+        return str(program())
+    except CannotStartError as error:
+        pytest.skip(f"no Temporal here: {error}")
+
+
 @contextlib.contextmanager
 def temporal_server(*, durable: bool = False) -> Iterator[TemporalServer]:
     """A started server that is gone, with its data, at the end. Raises CannotStartError."""

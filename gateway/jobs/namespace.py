@@ -7,6 +7,8 @@ Cloud, a server with authorisation) its operator makes them, and is told which.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, Final
 
 from temporalio.api.enums.v1 import IndexedValueType
@@ -42,6 +44,13 @@ async def prepare(client: Client, log: Any) -> bool:
     return await _make_attributes(client, log)
 
 
+async def known_attributes(client: Client, timeout: timedelta | None = None) -> Mapping[str, int]:
+    """The search attributes of the client's namespace, each with its kind. Raises RPCError."""
+    request = ListSearchAttributesRequest(namespace=client.namespace)
+    listed = await client.operator_service.list_search_attributes(request, timeout=timeout)
+    return listed.custom_attributes
+
+
 async def _look_at_retention(client: Client, log: Any) -> None:
     asked = DescribeNamespaceRequest(namespace=client.namespace)
     try:
@@ -59,15 +68,12 @@ async def _look_at_retention(client: Client, log: Any) -> None:
 
 
 async def _make_attributes(client: Client, log: Any) -> bool:
-    service, namespace = client.operator_service, client.namespace
+    namespace = client.namespace
     try:
-        listed = await service.list_search_attributes(
-            ListSearchAttributesRequest(namespace=namespace)
-        )
-        known = listed.custom_attributes
+        known = await known_attributes(client)
         missing = [name for name in WANTED if name not in known]
         if missing:
-            await service.add_search_attributes(
+            await client.operator_service.add_search_attributes(
                 AddSearchAttributesRequest(
                     namespace=namespace, search_attributes=dict.fromkeys(missing, _KEYWORD)
                 )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from gateway.errors import Rejection
+from sse.schema_words import brief
 
 # What is wrong with an input: a client that got more wrong than this sends something else.
 MAX_FAULTS: Final = 20
@@ -28,7 +29,7 @@ def unprocessable(
     """The refusal of an input; `faults` are (JSON pointer, message) pairs, at least one. `nothing`
     says what was not done.
     """
-    told = tuple((_place(at), _words(text)) for at, text in faults[:MAX_FAULTS])
+    told = tuple((_place(at), brief(text, MAX_WORDS)) for at, text in faults[:MAX_FAULTS])
     at, text = told[0]
     message = f"{nothing} {f'{at}: ' if at else ''}{text}"
     return JobRefusedError(Rejection("UNPROCESSABLE", message, details=told))
@@ -37,10 +38,6 @@ def unprocessable(
 def _place(at: str) -> str:
     """A pointer; of a long one that to what it stands in."""
     return at if len(at) <= MAX_PLACE else at[: MAX_PLACE + 1].rpartition("/")[0]
-
-
-def _words(text: str) -> str:
-    return text if len(text) <= MAX_WORDS else f"{text[:MAX_WORDS]}…"
 
 
 def no_such_job() -> JobRefusedError:

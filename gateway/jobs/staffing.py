@@ -13,13 +13,12 @@ from typing import Final
 
 import structlog
 from temporalio.api.enums.v1 import TaskQueueType
-from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-from gateway.jobs.namespace import WANTED
+from gateway.jobs.namespace import WANTED, known_attributes
 
 _log = structlog.get_logger("gateway.jobs")
 
@@ -110,7 +109,5 @@ class Staffing:
         return asked > 0 and self._clock() - self._asked[queue][1] <= RECENT_SECONDS
 
     async def _missing(self) -> list[str]:
-        request = ListSearchAttributesRequest(namespace=self._client.namespace)
-        service = self._client.operator_service
-        found = await service.list_search_attributes(request, timeout=_CALL)
-        return [name for name in WANTED if name not in found.custom_attributes]
+        known = await known_attributes(self._client, _CALL)
+        return [name for name in WANTED if name not in known]

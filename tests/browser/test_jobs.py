@@ -9,7 +9,7 @@ from selenium.webdriver.common.by import By
 
 from tests.browser.conftest import JWT_SECRET, Browser, Gateway
 from tests.browser.page import Card, Page
-from tests.temporal_server import CannotStartError, program
+from tests.temporal_server import required_program
 
 PROCESS = "workflows/business_process_workflow"
 
@@ -27,10 +27,7 @@ class Working(Gateway):
 @pytest.fixture(scope="module")
 def working(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Working]:
     """A gateway with a signing key, and with a Temporal and a worker of its own."""
-    try:
-        cli = str(program())
-    except CannotStartError as error:
-        pytest.skip(f"no Temporal here: {error}")
+    cli = required_program()
     gateway = Working(
         tmp_path_factory.mktemp("state"),
         JWT_SECRET=JWT_SECRET,

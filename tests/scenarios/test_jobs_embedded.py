@@ -24,17 +24,14 @@ from tests.scenarios.job_calls import (
 )
 from tests.scenarios.job_house import Process
 from tests.streams import LOCAL, Remote, post, refusal
-from tests.temporal_server import CannotStartError, program
+from tests.temporal_server import required_program
 from tests.wire import free_port
 
 
 @pytest.fixture(scope="module")
 def own() -> Iterator[Remote]:
     """A gateway with nothing set, whose jobs are ready."""
-    try:
-        cli = str(program())
-    except CannotStartError as error:
-        pytest.skip(f"no Temporal here: {error}")
+    cli = required_program()
     with tempfile.TemporaryDirectory(prefix="own-") as name:
         port = free_port()
         names = {"TEMPORAL_CLI": cli, "TEMPORAL_ADDRESS": "embedded", "PORT": str(port)}

@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.processes import free_port
 from tests.questions import answer, recorded
 from tests.scenarios.job_calls import (
@@ -30,16 +28,13 @@ from tests.scenarios.job_calls import (
 from tests.scenarios.job_house import Process, temporal_is_up
 from tests.scenarios.mortal_house import kill
 from tests.streams import Remote, post
-from tests.temporal_server import CannotStartError, program
+from tests.temporal_server import required_program
 
 
 async def test_nothing_is_left_of_an_embedded_temporal_and_the_next_gateway_goes_on(
     tmp_path: Path,
 ) -> None:
-    try:
-        cli = str(program())
-    except CannotStartError as error:
-        pytest.skip(f"no Temporal here: {error}")
+    cli = required_program()
     port = free_port()
     names = {"TEMPORAL_CLI": cli, "TEMPORAL_ADDRESS": "embedded", "PORT": str(port)}
     names |= {"STATE_DIR": str(tmp_path / "state"), "RATE_LIMIT": "off"}
@@ -74,10 +69,7 @@ async def test_nothing_is_left_of_an_embedded_temporal_and_the_next_gateway_goes
 async def test_who_takes_over_finds_the_jobs_also_where_temporal_gets_other_ports(
     tmp_path: Path,
 ) -> None:
-    try:
-        cli = str(program())
-    except CannotStartError as error:
-        pytest.skip(f"no Temporal here: {error}")
+    cli = required_program()
     names = {"TEMPORAL_CLI": cli, "TEMPORAL_ADDRESS": "embedded", "RATE_LIMIT": "off"}
     names |= {"STATE_DIR": str(tmp_path / "state")}
     ports = free_port(), free_port()
